@@ -1,0 +1,5 @@
+//go:build !cgo || !mssim
+
+package tpmsim
+
+func inProcess() []Backend { return nil }
