@@ -1,0 +1,23 @@
+package tpmkey
+
+import "time"
+
+const (
+	// maxPEM bounds a key file. The largest key that is made here, RSA 4096,
+	// takes about 3 KiB.
+	maxPEM = 16 << 10
+	// maxArea bounds each of the two TPM structures in a key file, which carry
+	// a 16-bit length.
+	maxArea = 4 << 10
+	// nonceSize is the size of the caller's nonce in a session, in bytes.
+	nonceSize = 16
+	// symBits is the size of the AES key that encrypts parameters.
+	symBits = 128
+)
+
+const (
+	// retryTries and retryFirst bound the patience with a busy TPM: nine waits
+	// of 2 ms, 4 ms and so on, about one second in all.
+	retryTries = 10
+	retryFirst = 2 * time.Millisecond
+)
