@@ -3,6 +3,7 @@ package cms
 // Tags of the values that CMS is made of (X.690, section 8.1.2), constructed bit included.
 const (
 	tagInteger     = 0x02
+	tagBits        = 0x03
 	tagOctets      = 0x04
 	tagOID         = 0x06
 	tagSequence    = 0x30
@@ -204,7 +205,8 @@ func (r *berReader) appendDER(out []byte) ([]byte, error) {
 }
 
 // octets reads an octet string that may be large: tag is that of the primitive form, the constructed form is taken
-// too. The result is part of the buffer, which is overwritten when the string came in pieces and own allows it.
+// too. The result is part of the buffer; with own the string in pieces is joined in place, and the result may be
+// appended to once everything else was read.
 func (r *berReader) octets(tag byte, own bool, what string) ([]byte, error) {
 	at := r.pos
 	got, length, err := r.header()
@@ -213,8 +215,12 @@ func (r *berReader) octets(tag byte, own bool, what string) ([]byte, error) {
 	}
 	switch got {
 	case tag:
+		start := r.pos
 		r.pos += length
-		return r.buf[r.pos-length : r.pos : r.pos], nil
+		if own {
+			return r.buf[start:r.pos], nil
+		}
+		return r.buf[start:r.pos:r.pos], nil
 	case tag | constructed:
 		if own {
 			return r.pieces(length, r.buf[at:at])

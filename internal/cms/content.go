@@ -1,0 +1,74 @@
+package cms
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/subtle"
+)
+
+// open decrypts the content. own says that the ciphertext may be overwritten by the plain text. Every failure is
+// ErrDecrypt, and comes after the whole content was worked through.
+func (e *envelope) open(cek []byte, own bool) ([]byte, error) {
+	block, err := aes.NewCipher(cek)
+	if err != nil {
+		return nil, ErrDecrypt
+	}
+	if e.alg.gcm {
+		return e.openGCM(block, own)
+	}
+	return e.openCBC(block, own)
+}
+
+func newGCM(block cipher.Block, a contentAlg) (cipher.AEAD, error) {
+	if a.tagLen == maxTag {
+		return cipher.NewGCMWithNonceSize(block, len(a.iv))
+	}
+	return cipher.NewGCMWithTagSize(block, a.tagLen)
+}
+
+func (e *envelope) openGCM(block cipher.Block, own bool) ([]byte, error) {
+	aead, err := newGCM(block, e.alg)
+	if err != nil {
+		return nil, ErrDecrypt
+	}
+	n := len(e.ciphertext)
+	var sealed []byte
+	if own && cap(e.ciphertext)-n >= len(e.mac) {
+		sealed = append(e.ciphertext, e.mac...)
+	} else {
+		sealed = append(append(make([]byte, 0, n+len(e.mac)), e.ciphertext...), e.mac...)
+	}
+	// The tag is verified before any plain text is written, and on failure the buffer is cleared.
+	plain, err := aead.Open(sealed[:0], e.alg.iv, sealed, e.aad)
+	if err != nil {
+		return nil, ErrDecrypt
+	}
+	return plain, nil
+}
+
+func (e *envelope) openCBC(block cipher.Block, own bool) ([]byte, error) {
+	out := e.ciphertext
+	if !own {
+		out = make([]byte, len(e.ciphertext))
+	}
+	cipher.NewCBCDecrypter(block, e.alg.iv).CryptBlocks(out, e.ciphertext)
+	pad, ok := checkPadding(out)
+	if ok != 1 {
+		clear(out)
+		return nil, ErrDecrypt
+	}
+	return out[:len(out)-pad], nil
+}
+
+// checkPadding reads the padding of RFC 5652, section 6.3, from the last block, in time that does not depend on it.
+func checkPadding(b []byte) (pad, ok int) {
+	last := b[len(b)-aes.BlockSize:]
+	pad = int(last[aes.BlockSize-1])
+	ok = subtle.ConstantTimeLessOrEq(1, pad) & subtle.ConstantTimeLessOrEq(pad, aes.BlockSize)
+	for i := range aes.BlockSize {
+		inside := subtle.ConstantTimeLessOrEq(aes.BlockSize-pad, i)
+		same := subtle.ConstantTimeByteEq(last[i], byte(pad))
+		ok &= (inside ^ 1) | same
+	}
+	return pad, ok
+}
