@@ -27,6 +27,12 @@ func (c *capture) contains(s string) bool {
 	return strings.Contains(c.buf.String(), s)
 }
 
+func (c *capture) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.buf.String()
+}
+
 func (c *capture) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(c, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
