@@ -87,11 +87,14 @@ func TestLossOfAnyPacketIsRepaired(t *testing.T) {
 	// One packet is lost in each run: the n-th of one direction.
 	want := content(40 * 512)
 	for _, window := range []int{1, 8} {
-		addr := serve(t, want, tftptest.Config{MaxBlock: 512, MaxWindow: window, Resend: 20 * time.Millisecond})
+		addr := serve(t, want, tftptest.Config{MaxBlock: 512, MaxWindow: window, Resend: 50 * time.Millisecond})
 		var wg sync.WaitGroup
+		atOnce := make(chan struct{}, 8)
 		for n := range 44 {
 			for _, up := range []bool{true, false} {
+				atOnce <- struct{}{}
 				wg.Go(func() {
+					defer func() { <-atOnce }()
 					count := 0
 					line := tftptest.NewLine(t, tftptest.LineConfig{Server: addr, Drop: func(toServer bool, _ []byte) bool {
 						if toServer != up {

@@ -30,10 +30,15 @@ type Config struct {
 	Resend time.Duration
 }
 
+// patience is how long a server waits for progress. The end of a test can come
+// sooner, see stop.
+const patience = 20 * time.Second
+
 // Server is a TFTP server on a loopback address.
 type Server struct {
 	cfg  Config
 	conn *net.UDPConn
+	stop chan struct{}
 	wg   sync.WaitGroup
 }
 
@@ -47,9 +52,10 @@ func NewServer(tb testing.TB, cfg Config) *Server {
 	if cfg.Resend == 0 {
 		cfg.Resend = 200 * time.Millisecond
 	}
-	s := &Server{cfg: cfg, conn: conn}
+	s := &Server{cfg: cfg, conn: conn, stop: make(chan struct{})}
 	s.wg.Go(s.serve)
 	tb.Cleanup(func() {
+		close(s.stop)
 		_ = conn.Close()
 		s.wg.Wait()
 	})
@@ -93,7 +99,8 @@ func (s *Server) send(fields []string, to netip.AddrPort) {
 		acked = -1
 	}
 	in := make([]byte, 600)
-	for tries := 0; acked < total && tries < 20; {
+	giveUp := time.Now().Add(patience)
+	for acked < total && time.Now().Before(giveUp) {
 		if acked < 0 {
 			_, _ = conn.WriteToUDPAddrPort(oack, to)
 		}
@@ -104,10 +111,8 @@ func (s *Server) send(fields []string, to netip.AddrPort) {
 		if err != nil {
 			return
 		}
-		if got == acked {
-			tries++
-		} else {
-			acked, tries = got, 0
+		if got != acked {
+			acked, giveUp = got, time.Now().Add(patience)
 		}
 	}
 }
@@ -119,7 +124,12 @@ func (s *Server) awaitAck(conn *net.UDPConn, in []byte, to netip.AddrPort, acked
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(in)
 		if err != nil {
-			return acked, nil
+			select {
+			case <-s.stop:
+				return 0, net.ErrClosed
+			default:
+				return acked, nil
+			}
 		}
 		if from != to || n < 4 {
 			continue
