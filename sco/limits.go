@@ -37,6 +37,9 @@ const (
 	proofTimeout = 60 * time.Second
 	ackTimeout   = 30 * time.Second
 
+	// refuseDelay is the least time from a connection's start to a refusal.
+	refuseDelay = 100 * time.Millisecond
+
 	// reasonInterval is the shortest time between two records of a failure of
 	// the same asset-id by clients that have not shown that they know the
 	// secret, and reasonEntries how many asset-ids are remembered for it.
