@@ -122,10 +122,15 @@ func (s *Store) transactSQLite(ctx context.Context, f func(querier) error) (err 
 		return err
 	}
 	defer c.Close()
-	for _, stmt := range []string{`PRAGMA busy_timeout = 10000`, `PRAGMA synchronous = FULL`, `BEGIN IMMEDIATE`} {
+	for _, stmt := range []string{`PRAGMA busy_timeout = 10000`, `PRAGMA synchronous = FULL`} {
 		if _, err := c.ExecContext(ctx, stmt); err != nil {
 			return err
 		}
+	}
+	if _, err := c.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
+		// It may have begun all the same when ctx ended meanwhile.
+		_, _ = c.ExecContext(context.WithoutCancel(ctx), `ROLLBACK`)
+		return err
 	}
 	done := false
 	defer func() {

@@ -296,8 +296,11 @@ func (s *Store) retry(ctx context.Context, f func() error) error {
 			return err
 		}
 		err = f()
-		if f, ok := errors.AsType[final](err); ok && f == err {
+		if f, ok := err.(final); ok {
 			return f.err
+		}
+		if _, ok := errors.AsType[final](err); ok {
+			return err
 		}
 		if err == nil || errors.Is(err, sco.ErrKeyTaken) || !errors.Is(err, errConflict) && !transient(err) {
 			return err
