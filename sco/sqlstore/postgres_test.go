@@ -58,22 +58,46 @@ func unprivileged(t *testing.T, cmd *exec.Cmd, dir string) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 }
 
+// shared is the server that most tests share; making one takes seconds.
+var shared struct {
+	sync.Mutex
+	p *postgres
+}
+
+func sharedPostgres(t *testing.T) *postgres {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.p == nil {
+		shared.p = startPostgres(t)
+	}
+	return shared.p
+}
+
+func closeShared() {
+	if shared.p != nil {
+		shared.p.remove()
+	}
+}
+
+// startPostgres starts a server that the caller removes.
 func startPostgres(t *testing.T) *postgres {
 	t.Helper()
 	initdb, program := postgresProgram(t, "initdb"), postgresProgram(t, "postgres")
 	dir, err := os.MkdirTemp("", "m")
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	// A locale whose order is not that of bytes, where there is one, would show
-	// a forgotten collation; C.UTF-8 is everywhere.
 	cmd := exec.Command(initdb, "-D", filepath.Join(dir, "data"), "-A", "trust", "-U", "mooring", "--no-sync", "--no-instructions", "--locale=C.UTF-8", "-E", "UTF8")
 	unprivileged(t, cmd, dir)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	p := &postgres{dir: dir, program: program}
 	p.start(t)
-	t.Cleanup(func() { p.stop(syscall.SIGINT) })
 	return p
+}
+
+func (p *postgres) remove() {
+	p.stop(syscall.SIGINT)
+	_ = os.RemoveAll(p.dir)
 }
 
 func (p *postgres) start(t *testing.T) {

@@ -37,7 +37,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	closeShared()
+	os.Exit(code)
 }
 
 // backend is a database that tests open several times.
@@ -72,7 +74,7 @@ func sqliteBackend(t *testing.T) backend {
 func each(t *testing.T, f func(t *testing.T, fresh func(t *testing.T) backend)) {
 	t.Run("sqlite", func(t *testing.T) { f(t, sqliteBackend) })
 	t.Run("postgresql", func(t *testing.T) {
-		p := startPostgres(t)
+		p := sharedPostgres(t)
 		f(t, func(t *testing.T) backend { return backend{"pgx", p.newDatabase(t), sqlstore.PostgreSQL} })
 	})
 }
@@ -206,6 +208,7 @@ func TestKilledWriterLosesNothingItWasTold(t *testing.T) {
 
 func TestServerCrash(t *testing.T) {
 	p := startPostgres(t)
+	t.Cleanup(p.remove)
 	b := backend{"pgx", p.newDatabase(t), sqlstore.PostgreSQL}
 	s := b.mustOpen(t)
 	require.NoError(t, put(t.Context(), s, router("r", "1")))

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"crypto/rand"
 	"net"
 	"strconv"
 	"sync"
@@ -36,7 +37,7 @@ func (c *Client) session(ctx context.Context, addr string) error {
 	s.link.conn, s.link.max = conn, int32(c.cfg.MaxChannels)
 	stop := context.AfterFunc(ctx, func() { s.link.close(errShutdown) })
 	defer stop()
-	info := Session{RemoteAddr: addr, Since: c.cfg.Now(), KeyExchange: keyExchange(conn),
+	info := Session{ID: rand.Text(), RemoteAddr: addr, Since: c.cfg.Now(), KeyExchange: keyExchange(conn),
 		Version: string(conn.ServerVersion()), Fingerprint: ssh.FingerprintSHA256(key)}
 	c.log.InfoContext(ctx, "connected", "address", addr, "version", quote(info.Version), "key-exchange", info.KeyExchange)
 	if c.cfg.Observer != nil {

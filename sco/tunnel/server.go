@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,6 +37,8 @@ type Authorizer interface {
 
 // Session describes one connection.
 type Session struct {
+	// ID tells one connection from all others.
+	ID string
 	// Peer is the router; it is zero on the router's own side.
 	Peer Peer
 	// RemoteAddr is the other end of the TCP connection.
@@ -283,7 +286,7 @@ func (s *Server) handle(ctx context.Context, nc net.Conn) {
 	}
 	who, _ := sc.Permissions.ExtraData[peerKey{}].(authorized)
 	c := &serverConn{server: s, key: who.key, user: sc.User(), session: Session{
-		Peer: who.peer, RemoteAddr: sc.RemoteAddr().String(), Since: s.cfg.Now(),
+		ID: rand.Text(), Peer: who.peer, RemoteAddr: sc.RemoteAddr().String(), Since: s.cfg.Now(),
 		KeyExchange: keyExchange(sc.Conn), Version: string(sc.ClientVersion()), Fingerprint: ssh.FingerprintSHA256(who.key),
 	}}
 	c.link.conn, c.link.max = sc, int32(s.cfg.MaxChannels)
