@@ -95,7 +95,11 @@ func (id identity) write(t testing.TB, dir string) (keyFile, certFile string) {
 	require.NoError(t, err)
 	keyFile, certFile = filepath.Join(dir, id.name+".key"), filepath.Join(dir, id.name+".crt")
 	require.NoError(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
-	require.NoError(t, os.WriteFile(certFile,
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.cert.Raw}), 0o600))
+	writeCert(t, certFile, id.cert)
 	return keyFile, certFile
+}
+
+func writeCert(t testing.TB, name string, cert *x509.Certificate) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), 0o600))
 }

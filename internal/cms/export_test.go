@@ -1,0 +1,44 @@
+package cms
+
+// Sealed gives the parts of a message to tests that build broken ones.
+func Sealed(der []byte) (ciphertext, mac []byte, err error) {
+	e, err := parseEnvelope(der, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	return e.ciphertext, e.mac, nil
+}
+
+// Wrapped gives the encrypted content keys of a message.
+func Wrapped(der []byte) ([][]byte, error) {
+	e, err := parseEnvelope(der, false)
+	if err != nil {
+		return nil, err
+	}
+	var out [][]byte
+	for _, r := range e.recipients {
+		out = append(out, r.wrapped)
+	}
+	return out, nil
+}
+
+// ToDER rewrites one BER element.
+func ToDER(ber []byte) ([]byte, error) {
+	r := &berReader{buf: ber}
+	return r.element("test")
+}
+
+// The key wrap, for its published vectors.
+var (
+	WrapKey   = wrapKey
+	UnwrapKey = unwrapKey
+)
+
+// Limits that tests go to.
+const (
+	MaxRecipients = maxRecipients
+	MaxTries      = maxTries
+	MaxNesting    = maxNesting
+	MaxMeta       = maxMeta
+	MaxElements   = maxElements
+)
