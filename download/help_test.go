@@ -1,0 +1,108 @@
+package download_test
+
+import (
+	"crypto/ed25519"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mooringlib/mooring/download"
+	"github.com/mooringlib/mooring/download/repo"
+	"github.com/mooringlib/mooring/download/source"
+)
+
+// fixture is a repository with one image.
+type fixture struct {
+	dir      string
+	key      ed25519.PrivateKey
+	trust    *repo.Verifier
+	image    []byte
+	manifest *repo.Manifest
+}
+
+const version = "SSR-7.1.0"
+
+// imageBytes are random enough to have no two equal chunks, and cheap.
+func imageBytes(size int, seed uint64) []byte {
+	c := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), 7})
+	b := make([]byte, size)
+	_, _ = c.Read(b)
+	return b
+}
+
+func newFixture(t testing.TB, size int) *fixture {
+	t.Helper()
+	f := &fixture{dir: t.TempDir(), key: ed25519.NewKeyFromSeed(make([]byte, 32)), image: imageBytes(size, 1)}
+	var err error
+	f.trust, err = repo.NewVerifier(f.key.Public())
+	require.NoError(t, err)
+	f.manifest = f.make(t, f.dir, f.image, repo.MakeConfig{})
+	return f
+}
+
+// make signs an image into a repository.
+func (f *fixture) make(t testing.TB, dir string, image []byte, cfg repo.MakeConfig) *repo.Manifest {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), version+".iso")
+	require.NoError(t, os.WriteFile(name, image, 0o600))
+	cfg.Dir, cfg.Key = dir, f.key
+	made, err := repo.Make(t.Context(), cfg, name)
+	require.NoError(t, err)
+	return made[0]
+}
+
+// serve serves the repository, through wrap when it is not nil.
+func (f *fixture) serve(t testing.TB, wrap func(http.Handler) http.Handler) *httptest.Server {
+	var h http.Handler = http.FileServer(http.Dir(f.dir))
+	if wrap != nil {
+		h = wrap(h)
+	}
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func httpSource(t testing.TB, kind download.Kind, url string) download.Source {
+	h, err := source.NewHTTP(source.HTTPConfig{URL: url})
+	require.NoError(t, err)
+	return download.Source{Name: string(kind), Kind: kind, Fetcher: h}
+}
+
+// labPolicy is quick enough for tests that cannot simulate time.
+func labPolicy() *download.Policy {
+	p := download.DefaultPolicy()
+	p.Timeout, p.MaxRetryDelay = 60*time.Second, 50*time.Millisecond
+	return &p
+}
+
+func (f *fixture) config(t testing.TB, sources ...download.Source) download.Config {
+	pool, err := download.NewPool(download.PreferConductor, sources...)
+	require.NoError(t, err)
+	return download.Config{
+		Pool: pool, Trust: f.trust, StateDir: filepath.Join(t.TempDir(), "state"), Policy: labPolicy(), Lab: true,
+		Tuning: download.Tuning{Poll: 20 * time.Millisecond, StallTimeout: time.Second},
+	}
+}
+
+func newDownloader(t testing.TB, cfg download.Config) *download.Downloader {
+	d, err := download.New(cfg)
+	require.NoError(t, err)
+	return d
+}
+
+func (f *fixture) requireImage(t testing.TB, path string) {
+	t.Helper()
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Len(t, got, len(f.image))
+	require.True(t, string(got) == string(f.image), "the image is byte-exact")
+	require.NoFileExists(t, path+".part")
+	require.NoFileExists(t, path+".part.journal")
+	require.NoFileExists(t, path+".part.hint")
+}

@@ -1,0 +1,229 @@
+package download
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"time"
+
+	"github.com/mooringlib/mooring/download/internal/partial"
+	"github.com/mooringlib/mooring/download/repo"
+	"github.com/mooringlib/mooring/internal/durable"
+)
+
+// Store is the state directory: what is known of each download, readable and
+// steerable from any process. It is safe for concurrent use.
+//
+//	<version>/status.json   the last status
+//	<version>/pause         exists while the download is to stand still
+//	<version>/lock          locked by the process that downloads
+//	counters.json           the highest manifest counter accepted for each version
+type Store struct {
+	dir    string
+	writer durable.Writer
+}
+
+// NewStore returns the store in dir. It does no I/O.
+func NewStore(dir string) *Store { return &Store{dir: dir} }
+
+func (s *Store) file(version, name string) string { return filepath.Join(s.dir, version, name) }
+
+// Pause asks for a download to stand still, whichever process runs it, and for
+// it to stay so over restarts until [Store.Resume].
+func (s *Store) Pause(version, reason string) error {
+	if _, err := s.Show(version); err != nil {
+		return err
+	}
+	return s.writer.WriteFile(s.file(version, "pause"), []byte(reason), 0o644)
+}
+
+// Resume takes a pause back. It is no error when there is none. running tells
+// whether a process has the download and goes on with it.
+func (s *Store) Resume(version string) (running bool, err error) {
+	if _, err := s.Show(version); err != nil {
+		return false, err
+	}
+	if err := s.writer.Remove(s.file(version, "pause")); err != nil {
+		return false, err
+	}
+	return s.owned(version), nil
+}
+
+// paused returns the reason of a pause.
+func (s *Store) paused(version string) (string, bool) {
+	data, err := os.ReadFile(s.file(version, "pause"))
+	return string(data), err == nil
+}
+
+// Show returns the status of one download, or an error that wraps [ErrUnknown].
+func (s *Store) Show(version string) (Status, error) {
+	var st Status
+	if err := repo.CheckVersion(version); err != nil {
+		return st, fmt.Errorf("download: %w", err)
+	}
+	data, err := readLimited(s.file(version, "status.json"), maxStatusBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return st, fmt.Errorf("download: version %q: %w", version, ErrUnknown)
+	}
+	if err != nil {
+		return st, fmt.Errorf("download: status of %q: %w", version, err)
+	}
+	if err := json.Unmarshal(data, &st); err != nil {
+		return st, fmt.Errorf("download: status of %q is damaged: %w", version, err)
+	}
+	reason, paused := s.paused(version)
+	owned := s.owned(version)
+	switch {
+	case paused && st.State.active():
+		st.State, st.Reason, st.Rate, st.Connections = StatePaused, reason, 0, 0
+	case st.State.active() && !owned:
+		st.State, st.Rate, st.Connections = StateInterrupted, 0, 0
+		st.Reason = "no process is downloading it"
+	}
+	return st, nil
+}
+
+// List returns every download that the store knows, by version.
+func (s *Store) List() ([]Status, error) {
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("download: %w", err)
+	}
+	var out []Status
+	var errs []error
+	for _, e := range entries {
+		if !e.IsDir() || repo.CheckVersion(e.Name()) != nil {
+			continue
+		}
+		st, err := s.Show(e.Name())
+		switch {
+		case errors.Is(err, ErrUnknown):
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			out = append(out, st)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Version < out[j].Version })
+	return out, errors.Join(errs...)
+}
+
+// owned reports whether a process has the download.
+func (s *Store) owned(version string) bool {
+	f, err := os.OpenFile(s.file(version, "lock"), os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return partial.Locked(f)
+}
+
+// own takes the download of a version for this process.
+func (s *Store) own(version string) (*os.File, error) {
+	if err := s.writer.MkdirAll(filepath.Join(s.dir, version), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(s.file(version, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("download: %w", err)
+	}
+	if err := partial.Lock(f); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("download: version %q: %w", version, err)
+	}
+	return f, nil
+}
+
+// save replaces the status. Progress is not synced: after a power cut the
+// journal says where the download stands. A change of state is.
+func (s *Store) save(st Status, sync bool) error {
+	data, err := json.MarshalIndent(st, "", " ")
+	if err != nil {
+		return err
+	}
+	name := s.file(st.Version, "status.json")
+	if sync {
+		return s.writer.WriteFile(name, data, 0o644)
+	}
+	tmp := name + ".tmp"
+	if err := os.WriteFile(tmp, data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}
+
+// counter is the highest manifest that was accepted for a version.
+type counter struct {
+	Counter  uint64      `json:"counter"`
+	Identity repo.Digest `json:"identity"`
+	Accepted time.Time   `json:"accepted"`
+}
+
+// counters reads the rollback memory. A damaged file refuses everything: going
+// on without it would be the rollback that it is there to stop.
+func (s *Store) counters() (map[string]counter, error) {
+	out := map[string]counter{}
+	data, err := readLimited(filepath.Join(s.dir, "counters.json"), maxCounterBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return out, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("download: rollback counters in %q cannot be read: %w", filepath.Join(s.dir, "counters.json"), err)
+	}
+	return out, nil
+}
+
+// accept remembers a manifest, durably, before anything of it is used.
+func (s *Store) accept(m *repo.Manifest, now time.Time) error {
+	f, err := os.OpenFile(filepath.Join(s.dir, "counters.lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return fmt.Errorf("download: %w", err)
+	}
+	defer f.Close()
+	for range 100 {
+		if err = partial.Lock(f); !errors.Is(err, partial.ErrLocked) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil {
+		return fmt.Errorf("download: rollback counters: %w", err)
+	}
+	all, err := s.counters()
+	if err != nil {
+		return err
+	}
+	if old, ok := all[m.Version]; ok && old.Counter >= m.Counter {
+		return nil
+	}
+	all[m.Version] = counter{m.Counter, m.Identity(), now}
+	data, err := json.MarshalIndent(all, "", " ")
+	if err != nil {
+		return err
+	}
+	return s.writer.WriteFile(filepath.Join(s.dir, "counters.json"), data, 0o644)
+}
+
+func readLimited(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("more than %d bytes", limit)
+	}
+	return data, err
+}
