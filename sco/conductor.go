@@ -255,9 +255,9 @@ func (c *Conductor) refused(ctx context.Context, a *attempt, err error) {
 	reg := c.cfg.Registry
 	suppressed := 0
 	if !r.proven {
-		key := "unknown"
+		key := r.class
 		if a.known {
-			key = a.router + "\x00" + a.assetID + "\x00" + r.reason
+			key += "\x00" + a.router + "\x00" + a.assetID
 		}
 		var due bool
 		if suppressed, due = c.refusals.due(key, a.at); !due {

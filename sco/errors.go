@@ -32,6 +32,8 @@ func (e *TokenError) Error() string {
 // refusal is why a conductor turned a router away. It stays inside.
 type refusal struct {
 	reason string
+	// class is the same for reasons that differ only in details.
+	class string
 	// proven: the client has shown that it knows the secret.
 	proven bool
 }
@@ -43,5 +45,5 @@ func refuse(format string, args ...any) *refusal {
 	if len(reason) > maxReason {
 		reason = strings.ToValidUTF8(reason[:maxReason], "") + "..."
 	}
-	return &refusal{reason: reason}
+	return &refusal{reason: reason, class: format}
 }
