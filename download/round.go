@@ -28,6 +28,7 @@ const (
 	maxStrikes     = 3
 	patienceFactor = 3
 	pendingBytes   = 64 << 10
+	probeRequest   = 1 << 20 // to a source that has not proven itself
 	firstRequest   = 4 << 20
 	largestRequest = 32 << 20
 	requestTime    = 4 * time.Second
@@ -176,7 +177,7 @@ func (r *round) schedule(ctx context.Context) error {
 			want = 1
 		}
 		for l.conns < want && !now.Before(l.hold) {
-			seg := r.work(l)
+			seg := r.work(now, l)
 			if seg == nil {
 				r.hurryTail(now, l)
 				break
@@ -252,10 +253,13 @@ func (r *round) alone(l *link) bool {
 
 // work finds something to fetch for a new connection: missing chunks first, then
 // the later half of what another connection has not begun.
-func (r *round) work(l *link) *partial.Segment {
+func (r *round) work(now time.Time, l *link) *partial.Segment {
 	chunk := r.m.Chunks.Size
 	size := float64(firstRequest)
-	if l.connRate > 0 {
+	switch {
+	case !l.proven || l.fails > 0:
+		size = probeRequest
+	case l.connRate > 0:
 		size = min(l.connRate*requestTime.Seconds(), largestRequest)
 	}
 	fair := (r.m.Size - r.im.Progress().Verified) / int64(2*max(1, l.adapt.target))
@@ -270,7 +274,7 @@ func (r *round) work(l *link) *partial.Segment {
 		if left == 0 || !l.entry.Complete() {
 			continue
 		}
-		if eta := left / max(w.rate(), 1); eta > 0.3 && eta > most {
+		if eta := left / w.expectedRate(now); eta > 0.3 && eta > most {
 			victim, most = w, eta
 		}
 	}

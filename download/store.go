@@ -118,7 +118,7 @@ func (s *Store) List() ([]Status, error) {
 
 // owned reports whether a process has the download.
 func (s *Store) owned(version string) bool {
-	f, err := os.OpenFile(s.file(version, "lock"), os.O_RDWR, 0)
+	f, err := os.Open(s.file(version, "lock"))
 	if err != nil {
 		return false
 	}

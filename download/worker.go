@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,18 @@ type worker struct {
 // rate is the worker's average, in bytes per second.
 func (w *worker) rate() float64 {
 	return float64(w.got.Load()) / max(time.Since(w.begun).Seconds(), 0.05)
+}
+
+// expectedRate is the rate to reckon with: that of other connections to the same
+// source while this one is too young to tell.
+func (w *worker) expectedRate(now time.Time) float64 {
+	if now.Sub(w.begun) < 500*time.Millisecond {
+		if w.l.connRate == 0 {
+			return math.MaxInt32
+		}
+		return w.l.connRate
+	}
+	return max(w.rate(), 1)
 }
 
 // start begins a request. The caller holds the round's lock.

@@ -114,26 +114,38 @@ type Held struct {
 	Have     repo.Ranges // when State is not complete
 }
 
-// ReadHeld looks at an image beside which a passport stands, without disturbing
-// its download. Only what the journal calls durable is reported.
-func ReadHeld(path string) (*Held, error) {
+// Identified is what a passport says.
+type Identified struct {
+	Manifest *repo.Manifest
+	List     []byte
+}
+
+// Identify reads the passport of an image and checks its chunk list.
+func Identify(path string) (Identified, error) {
 	data, err := readBounded(passportName(path), maxPassportBytes)
 	if err != nil {
-		return nil, err
+		return Identified{}, err
 	}
 	p, err := ParsePassport(data)
 	if err != nil {
-		return nil, err
+		return Identified{}, err
 	}
 	m, err := repo.Peek(p.Envelope)
 	if err != nil {
-		return nil, err
+		return Identified{}, err
 	}
 	if _, err := m.ParseChunkList(p.List); err != nil {
-		return nil, err
+		return Identified{}, err
 	}
-	h := &Held{Manifest: m, List: p.List, State: repo.StateStopped}
-	if part, err := os.OpenFile(partName(path), os.O_RDWR, 0); err == nil {
+	return Identified{m, p.List}, nil
+}
+
+// ReadHeld looks at an image without disturbing its download. Only what the
+// journal calls durable is reported.
+func ReadHeld(path string, id Identified) (*Held, error) {
+	m := id.Manifest
+	h := &Held{Manifest: m, List: id.List, State: repo.StateStopped}
+	if part, err := os.Open(partName(path)); err == nil {
 		defer part.Close()
 		h.File = partName(path)
 		if Locked(part) {

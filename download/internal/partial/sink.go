@@ -38,6 +38,7 @@ func (p bufferPool) put(b []byte) { p <- b[:bufferSize] }
 type Segment struct {
 	im       *Image
 	cur, end int // chunks not begun yet
+	begun    bool
 	stream   bool
 	begin    int64
 }
@@ -79,11 +80,14 @@ func (im *Image) segment(first, end int) *Segment {
 }
 
 // Steal takes the later half of the chunks that s has not begun, or returns nil
-// when there are fewer than one.
+// when there is none. The first chunk of a segment is never taken.
 func (im *Image) Steal(s *Segment) *Segment {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	left := s.end - s.cur
+	if !s.begun {
+		left--
+	}
 	if s.stream || left < 1 {
 		return nil
 	}
@@ -168,6 +172,7 @@ func (s *Segment) Next(source string, wg *sync.WaitGroup, done func(Result)) *Si
 	}
 	i := s.cur
 	s.cur++
+	s.begun = true
 	im.state[i] = busy
 	w := im.works[i]
 	if w == nil {
