@@ -117,6 +117,17 @@ func (t *Trust) Verify(leaf *x509.Certificate, presented []*x509.Certificate, o 
 	return nil, first
 }
 
+// Anchored reports whether there is a path from an authority to a trust anchor,
+// or it is one. Only names, signatures and dates are looked at.
+func (t *Trust) Anchored(c *x509.Certificate, now time.Time) bool {
+	_, err := t.build(c, nil, Options{Now: now})
+	var invalid x509.CertificateInvalidError
+	var critical x509.UnhandledCriticalExtension
+	// Another reason than a missing issuer is told by the check of the
+	// certificate that has it.
+	return err == nil || errors.As(err, &invalid) || errors.As(err, &critical)
+}
+
 // build lets crypto/x509 find the paths, and gives them back in terms of the
 // certificates that were handed in.
 func (t *Trust) build(leaf *x509.Certificate, presented []*x509.Certificate, o Options) ([][]*x509.Certificate, error) {
