@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -78,7 +79,7 @@ func newDirectory(t testing.TB) *directory {
 		}
 		http.NotFound(w, r)
 	}))
-	d.Server.Config.ErrorLog = nil
+	d.Server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	d.StartTLS()
 	t.Cleanup(d.Close)
 	return d
