@@ -140,7 +140,13 @@ func CheckHost(host string) error {
 	if err := checkText(host, 253); err != nil {
 		return fmt.Errorf("host: %w", err)
 	}
-	for label := range strings.SplitSeq(strings.TrimSuffix(host, "."), ".") {
+	labels := strings.Split(strings.TrimSuffix(host, "."), ".")
+	if last := labels[len(labels)-1]; last != "" && last[0] >= '0' && last[0] <= '9' {
+		// Some resolvers take "127.1" or "0x7f000001" for an address. No name
+		// of the public or of a private tree ends so.
+		return fmt.Errorf("host %.253q is neither a name nor an address", host)
+	}
+	for _, label := range labels {
 		if label == "" || len(label) > 63 || label[0] == '-' {
 			return fmt.Errorf("host %.253q is not a name", host)
 		}
