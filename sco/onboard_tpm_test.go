@@ -82,7 +82,7 @@ func TestOnboardWithDeviceIDInTPM(t *testing.T) {
 
 func TestStrongTPMNeedsTheConfiguredEndorsementKey(t *testing.T) {
 	tpmsim.Each(t, func(t *testing.T, b tpmsim.Backend) {
-		mine, other := b.New(t), b.New(t)
+		mine, other := b.New(t), tpmsim.New(t)
 		w := newWorld(t)
 		w.router("r", sco.ModeStrong)
 		_, err := w.onboard(t.TempDir(), w.token("r"), tpmSigner(t, mine, tpmsigner.Any))

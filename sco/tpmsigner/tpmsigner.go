@@ -51,6 +51,7 @@ func New(cfg Config) (*Signer, error) {
 	if cfg.Algorithm > ECC {
 		return nil, fmt.Errorf("tpmsigner: Config.Algorithm %d is not known", cfg.Algorithm)
 	}
+	cfg.TPM = patient{cfg.TPM}
 	return &Signer{cfg: cfg}, nil
 }
 
