@@ -2,6 +2,7 @@ package download_test
 
 import (
 	"crypto/ed25519"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -38,13 +39,25 @@ func imageBytes(size int, seed uint64) []byte {
 
 func newFixture(t testing.TB, size int) *fixture {
 	t.Helper()
-	f := &fixture{dir: t.TempDir(), key: ed25519.NewKeyFromSeed(make([]byte, 32)), image: imageBytes(size, 1)}
-	var err error
-	f.trust, err = repo.NewVerifier(f.key.Public())
-	require.NoError(t, err)
+	f := &fixture{dir: t.TempDir(), image: imageBytes(size, 1)}
+	f.prepare(t)
 	f.manifest = f.make(t, f.dir, f.image, repo.MakeConfig{})
 	return f
 }
+
+// prepare sets the keys.
+func (f *fixture) prepare(t require.TestingT) {
+	f.key = ed25519.NewKeyFromSeed(make([]byte, 32))
+	var err error
+	f.trust, err = repo.NewVerifier(f.key.Public())
+	require.NoError(t, err)
+}
+
+// failer stands for a test where there is none: in the child process.
+type failer struct{}
+
+func (failer) Errorf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+func (failer) FailNow()                          { panic("failed") }
 
 // make signs an image into a repository.
 func (f *fixture) make(t testing.TB, dir string, image []byte, cfg repo.MakeConfig) *repo.Manifest {
@@ -68,7 +81,7 @@ func (f *fixture) serve(t testing.TB, wrap func(http.Handler) http.Handler) *htt
 	return s
 }
 
-func httpSource(t testing.TB, kind download.Kind, url string) download.Source {
+func httpSource(t require.TestingT, kind download.Kind, url string) download.Source {
 	h, err := source.NewHTTP(source.HTTPConfig{URL: url})
 	require.NoError(t, err)
 	return download.Source{Name: string(kind), Kind: kind, Fetcher: h}
@@ -81,13 +94,20 @@ func labPolicy() *download.Policy {
 	return &p
 }
 
-func (f *fixture) config(t testing.TB, sources ...download.Source) download.Config {
+func (f *fixture) config(t require.TestingT, sources ...download.Source) download.Config {
 	pool, err := download.NewPool(download.PreferConductor, sources...)
 	require.NoError(t, err)
 	return download.Config{
-		Pool: pool, Trust: f.trust, StateDir: filepath.Join(t.TempDir(), "state"), Policy: labPolicy(), Lab: true,
+		Pool: pool, Trust: f.trust, StateDir: stateDir(t), Policy: labPolicy(), Lab: true,
 		Tuning: download.Tuning{Poll: 20 * time.Millisecond, StallTimeout: time.Second},
 	}
+}
+
+func stateDir(t require.TestingT) string {
+	if t, ok := t.(testing.TB); ok {
+		return filepath.Join(t.TempDir(), "state")
+	}
+	return "set by the caller"
 }
 
 func newDownloader(t testing.TB, cfg download.Config) *download.Downloader {
@@ -105,4 +125,8 @@ func (f *fixture) requireImage(t testing.TB, path string) {
 	require.NoFileExists(t, path+".part")
 	require.NoFileExists(t, path+".part.journal")
 	require.NoFileExists(t, path+".part.hint")
+}
+
+func newStranger(t testing.TB) ed25519.PublicKey {
+	return ed25519.NewKeyFromSeed([]byte("another key, of another signer..")).Public().(ed25519.PublicKey)
 }

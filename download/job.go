@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
-	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -98,7 +97,7 @@ func (j *job) begin() {
 			j.st.Deadline = old.Deadline
 		}
 	}
-	if reason, paused := j.d.store.paused(j.req.Version); paused && len(reason) >= len(diskFull) && reason[:len(diskFull)] == diskFull {
+	if p, paused := j.d.store.paused(j.req.Version); paused && strings.HasPrefix(p.Reason, diskFull) {
 		// Whoever calls again has made room, or will be told again.
 		_ = j.d.store.writer.Remove(j.d.store.file(j.req.Version, "pause"))
 	}
@@ -106,15 +105,11 @@ func (j *job) begin() {
 
 // standStill waits while the download is paused, and gives the time back.
 func (j *job) standStill(ctx context.Context) error {
-	reason, paused := j.d.store.paused(j.req.Version)
+	pause, paused := j.d.store.paused(j.req.Version)
 	if !paused {
 		return nil
 	}
-	var since time.Time
-	if info, err := os.Stat(j.d.store.file(j.req.Version, "pause")); err == nil {
-		since = info.ModTime()
-	}
-	j.set(ctx, StatePaused, reason)
+	j.set(StatePaused, pause.Reason)
 	tick := time.NewTicker(j.d.cfg.Tuning.Poll)
 	defer tick.Stop()
 	for paused {
@@ -127,8 +122,8 @@ func (j *job) standStill(ctx context.Context) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if now := j.d.cfg.Now(); !j.st.Deadline.IsZero() && now.After(since) && !since.IsZero() {
-		j.st.Deadline = j.st.Deadline.Add(now.Sub(since))
+	if now := j.d.cfg.Now(); !j.st.Deadline.IsZero() && !pause.Since.IsZero() && now.After(pause.Since) {
+		j.st.Deadline = j.st.Deadline.Add(now.Sub(pause.Since))
 	}
 	return nil
 }
@@ -229,7 +224,7 @@ func (j *job) wait(ctx context.Context, pause time.Duration, reason string) erro
 	j.mu.Lock()
 	j.st.NextAttempt = j.d.cfg.Now().Add(pause)
 	j.mu.Unlock()
-	j.set(ctx, StateWaiting, reason)
+	j.set(StateWaiting, reason)
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	defer func() {
@@ -248,7 +243,7 @@ func (j *job) wait(ctx context.Context, pause time.Duration, reason string) erro
 
 // attempt asks all sources and fetches from those that have the image.
 func (j *job) attempt(ctx context.Context) error {
-	j.set(ctx, StateQuerying, "")
+	j.set(StateQuerying, "")
 	sources, err := j.d.cfg.Pool.Sources(ctx)
 	if err != nil {
 		j.d.cfg.Logger.Warn("the source pool failed", "error", err)
@@ -322,7 +317,7 @@ func (j *job) fetch(ctx context.Context, sources []Source, sequenced bool) (offe
 	if sequenced {
 		state = StatePeer
 	}
-	j.set(ctx, state, "")
+	j.set(state, "")
 	r := newRound(j, j.image, m, offers)
 	r.sequenced = sequenced
 	if err := r.run(ctx); err != nil {
@@ -417,8 +412,7 @@ func (j *job) judge(ctx context.Context, err error) error {
 	case errors.Is(err, ErrTimeout):
 		return j.failure(ErrTimeout)
 	case errors.As(err, &space):
-		perr := j.d.store.writer.WriteFile(j.d.store.file(j.req.Version, "pause"), []byte(diskFull+": "+space.Error()), 0o644)
-		if perr != nil && !errors.Is(perr, fs.ErrNotExist) {
+		if perr := j.d.store.writePause(j.req.Version, space.Error()); perr != nil {
 			j.d.cfg.Logger.Warn("the pause could not be written down", "error", perr)
 		}
 	}

@@ -38,18 +38,18 @@ func (j *job) localErr() error {
 }
 
 // set books a change of state, durably, and tells the listener.
-func (j *job) set(ctx context.Context, state State, reason string) {
+func (j *job) set(state State, reason string) {
 	j.mu.Lock()
 	j.st.State, j.st.Reason = state, reason
 	if state != StateDownloading && state != StatePeer {
 		j.st.Source, j.st.Connections, j.st.Rate, j.st.TimeLeft = "", 0, 0, -1
 	}
 	j.mu.Unlock()
-	j.publish(ctx, true)
+	j.publish(true)
 }
 
 // publish writes the status down and hands it out.
-func (j *job) publish(_ context.Context, change bool) {
+func (j *job) publish(change bool) {
 	now := j.d.cfg.Now()
 	j.mu.Lock()
 	j.st.Updated = now
@@ -74,11 +74,12 @@ func (j *job) publish(_ context.Context, change bool) {
 	}
 }
 
-// report takes a snapshot of a round, a few times a second.
-func (j *job) report(r *round) {
+// report takes a snapshot of a round, a few times a second and
+// at its end.
+func (j *job) report(r *round, last bool) {
 	now := time.Now()
 	j.mu.Lock()
-	if now.Sub(j.lastReport) < reportEvery {
+	if !last && now.Sub(j.lastReport) < reportEvery {
 		j.mu.Unlock()
 		return
 	}
@@ -121,7 +122,7 @@ func (j *job) report(r *round) {
 	}
 	j.st.Source, j.st.Connections, j.st.Sources = source, conns, states
 	j.mu.Unlock()
-	j.publish(context.Background(), false)
+	j.publish(false)
 }
 
 // end books the outcome and returns the last status.
@@ -130,16 +131,16 @@ func (j *job) end(ctx context.Context, err error) Status {
 	var space *SpaceError
 	switch {
 	case err == nil:
-		j.set(ctx, StateComplete, "")
+		j.set(StateComplete, "")
 		j.event(ctx, "software.download_complete", "image verified", nil)
 		j.alarm(ctx, nil)
 	case errors.As(err, &space):
-		j.set(ctx, StatePaused, diskFull+": "+space.Error())
+		j.set(StatePaused, space.Error())
 		j.alarm(ctx, err)
 	case ctx.Err() != nil:
-		j.set(ctx, StateInterrupted, "stopped: "+context.Cause(ctx).Error())
+		j.set(StateInterrupted, "stopped: "+context.Cause(ctx).Error())
 	default:
-		j.set(ctx, StateFailed, err.Error())
+		j.set(StateFailed, err.Error())
 		j.event(ctx, "software.download_failed", "download failed", err)
 		if errors.As(err, &failed) {
 			j.d.cfg.Logger.Warn("download failed", "version", j.req.Version, "error", err)

@@ -52,6 +52,7 @@ type link struct {
 	proven   bool // it answered as asked
 	err      *SourceError
 	fails    int // in a row
+	lastFail time.Time
 	strikes  int
 	rest     time.Time // asked to be left alone until then
 	hold     time.Time // our own pause between failures
@@ -103,6 +104,7 @@ func newRound(j *job, im *partial.Image, m *repo.Manifest, offers []offer) *roun
 // restingError, a local error, or the cause of ctx.
 func (r *round) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
+	defer r.j.report(r, true)
 	defer r.wg.Wait()
 	defer cancel(errSwitched)
 	for _, l := range r.links {
@@ -123,7 +125,7 @@ func (r *round) run(ctx context.Context) error {
 		if err := r.schedule(ctx); err != nil {
 			return err
 		}
-		r.j.report(r)
+		r.j.report(r, false)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -244,7 +246,7 @@ func (r *round) pick(now time.Time) (active []*link, waiting bool) {
 func (r *round) alone(l *link) bool {
 	now := time.Now()
 	for _, o := range r.links {
-		if o != l && !o.down && !o.rest.After(now) && r.im.Wants(o.has) {
+		if o != l && !o.down && !o.rest.After(now) && r.im.Lacks(o.has) {
 			return false
 		}
 	}
@@ -345,6 +347,7 @@ func (r *round) follow(ctx context.Context, l *link) {
 			return
 		case <-tick.C:
 		}
+		asked := time.Now()
 		actx, cancel := context.WithTimeoutCause(ctx, r.tune.StallTimeout, errStalled)
 		index, err := l.Fetcher.Index(actx)
 		cancel()
@@ -358,7 +361,7 @@ func (r *round) follow(ctx context.Context, l *link) {
 		r.mu.Lock()
 		switch {
 		case err != nil:
-			r.failed(l, asSourceError(l.Name, err), false)
+			r.failed(l, asked, asSourceError(l.Name, err), false)
 		case !found:
 			r.exclude(l, &SourceError{Source: l.Name, Fault: FaultNotFound, Err: errors.New("it no longer offers this image")})
 		default:
@@ -390,11 +393,16 @@ func (r *round) find(index *repo.Index) (repo.Entry, bool) {
 	return repo.Entry{}, false
 }
 
-// failed books a failed request. The caller holds the lock.
-func (r *round) failed(l *link, err *SourceError, strike bool) {
+// failed books a request that began at begun and failed. Connections that break
+// together are one failure: a request that was under way when the last failure
+// was booked says nothing new. The caller holds the lock.
+func (r *round) failed(l *link, begun time.Time, err *SourceError, strike bool) {
 	l.err = err
-	l.fails++
-	l.win.Record(true)
+	if l.lastFail.IsZero() || !begun.Before(l.lastFail) {
+		l.lastFail = time.Now()
+		l.fails++
+		l.win.Record(true)
+	}
 	if strike {
 		l.strikes++
 	}

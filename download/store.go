@@ -39,7 +39,26 @@ func (s *Store) Pause(version, reason string) error {
 	if _, err := s.Show(version); err != nil {
 		return err
 	}
-	return s.writer.WriteFile(s.file(version, "pause"), []byte(reason), 0o644)
+	return s.writePause(version, reason)
+}
+
+// pauseFile says since when and why a download stands still.
+type pauseFile struct {
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
+}
+
+// writePause keeps the beginning of a pause that lasts already.
+func (s *Store) writePause(version, reason string) error {
+	p := pauseFile{time.Now(), reason}
+	if old, paused := s.paused(version); paused && !old.Since.IsZero() {
+		p.Since = old.Since
+	}
+	data, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return s.writer.WriteFile(s.file(version, "pause"), data, 0o644)
 }
 
 // Resume takes a pause back. It is no error when there is none. running tells
@@ -54,10 +73,18 @@ func (s *Store) Resume(version string) (running bool, err error) {
 	return s.owned(version), nil
 }
 
-// paused returns the reason of a pause.
-func (s *Store) paused(version string) (string, bool) {
-	data, err := os.ReadFile(s.file(version, "pause"))
-	return string(data), err == nil
+// paused returns the pause, if there is one. A file that cannot be understood is
+// a pause nevertheless.
+func (s *Store) paused(version string) (pauseFile, bool) {
+	var p pauseFile
+	data, err := readLimited(s.file(version, "pause"), maxStatusBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, false
+	}
+	if err != nil || json.Unmarshal(data, &p) != nil {
+		p = pauseFile{Reason: "the pause request is damaged"}
+	}
+	return p, true
 }
 
 // Show returns the status of one download, or an error that wraps [ErrUnknown].
@@ -76,11 +103,11 @@ func (s *Store) Show(version string) (Status, error) {
 	if err := json.Unmarshal(data, &st); err != nil {
 		return st, fmt.Errorf("download: status of %q is damaged: %w", version, err)
 	}
-	reason, paused := s.paused(version)
+	pause, paused := s.paused(version)
 	owned := s.owned(version)
 	switch {
-	case paused && st.State.active():
-		st.State, st.Reason, st.Rate, st.Connections = StatePaused, reason, 0, 0
+	case paused && (st.State.active() || st.State == StateInterrupted):
+		st.State, st.Reason, st.Rate, st.Connections = StatePaused, pause.Reason, 0, 0
 	case st.State.active() && !owned:
 		st.State, st.Rate, st.Connections = StateInterrupted, 0, 0
 		st.Reason = "no process is downloading it"

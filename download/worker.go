@@ -257,7 +257,7 @@ func (w *worker) finish(err error, own bool) {
 	if w.bad != nil {
 		fault := &SourceError{Source: l.Name, Fault: FaultWrongBytes, Err: fmt.Errorf("chunk %d: %w", w.bad.Chunk, errBadChunk)}
 		if w.bad.Blame == l.Name {
-			r.failed(l, fault, true)
+			r.failed(l, w.begun, fault, true)
 			return
 		}
 		// Two sources sent parts of it: it is fetched again from one.
@@ -286,14 +286,14 @@ func (w *worker) finish(err error, own bool) {
 		l.rest = time.Now().Add(min(max(se.RetryAfter, time.Second), maxRetryAfter))
 		r.j.note(l.err)
 	case errors.Is(err, errStalled):
-		r.failed(l, &SourceError{Source: l.Name, Fault: FaultStalled, Err: err}, false)
+		r.failed(l, w.begun, &SourceError{Source: l.Name, Fault: FaultStalled, Err: err}, false)
 	case errors.Is(err, errSlow):
-		r.failed(l, &SourceError{Source: l.Name, Fault: FaultSlow, Err: err}, false)
+		r.failed(l, w.begun, &SourceError{Source: l.Name, Fault: FaultSlow, Err: err}, false)
 	case w.cut != nil && w.cut.Written >= pendingBytes && se == nil:
 		r.pending[w.cut.Chunk] = append(r.pending[w.cut.Chunk], l)
 		l.err = asSourceError(l.Name, err)
 	default:
 		fault := asSourceError(l.Name, err)
-		r.failed(l, fault, fault.Fault == FaultProtocol || fault.Fault == FaultWrongBytes)
+		r.failed(l, w.begun, fault, fault.Fault == FaultProtocol || fault.Fault == FaultWrongBytes)
 	}
 }

@@ -290,6 +290,19 @@ func (im *Image) Wants(have func(int) bool) bool {
 	return false
 }
 
+// Lacks reports whether a chunk is not verified yet that have says is to be had,
+// whoever fetches it at the moment.
+func (im *Image) Lacks(have func(int) bool) bool {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	for i := im.lowest; i < len(im.state); i++ {
+		if im.state[i] < verified && have(i) {
+			return true
+		}
+	}
+	return false
+}
+
 // Err returns the first local error, after which nothing more is written.
 func (im *Image) Err() error {
 	im.mu.Lock()

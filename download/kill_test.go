@@ -1,0 +1,170 @@
+package download_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
+
+	"github.com/mooringlib/mooring/download"
+)
+
+// childEnv makes the test binary download, so that there is a process to kill.
+const childEnv = "MOORING_DOWNLOAD_CHILD"
+
+func TestMain(m *testing.M) {
+	if args := os.Getenv(childEnv); args != "" {
+		if err := child(strings.Split(args, "|")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// child downloads: base URL, repository (for the key), state, out.
+func child(args []string) error {
+	f := &fixture{}
+	t := &failer{}
+	f.prepare(t)
+	cfg := f.config(t, httpSource(t, download.KindArtifactory, args[0]))
+	cfg.StateDir = args[1]
+	cfg.Tuning.Checkpoint = 50 * time.Millisecond
+	d, err := download.New(cfg)
+	if err != nil {
+		return err
+	}
+	_, err = d.Download(context.Background(), download.Request{Version: version, Out: args[2]})
+	return err
+}
+
+// pacedServer serves an image slowly and remembers which bytes it sent how often.
+type pacedServer struct {
+	image []byte
+	limit *rate.Limiter
+	next  http.Handler
+
+	mu    sync.Mutex
+	sent  int64
+	twice int64 // bytes sent before the life of the present child
+	old   []uint64
+	life  []uint64
+}
+
+const grain = 4 << 10 // what is remembered of the sent bytes
+
+func mark(set []uint64, i int64) { set[i/64] |= 1 << (i % 64) }
+
+func (s *pacedServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !strings.HasSuffix(r.URL.Path, ".iso") {
+		s.next.ServeHTTP(w, r)
+		return
+	}
+	from, to, _ := (&faultServer{f: &fixture{image: s.image}}).span(r)
+	w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to-1, len(s.image)))
+	w.Header().Set("Content-Length", fmt.Sprint(to-from))
+	w.WriteHeader(http.StatusPartialContent)
+	for from < to {
+		n := min(to-from, grain)
+		if s.limit.WaitN(r.Context(), int(n)) != nil {
+			return
+		}
+		if _, err := w.Write(s.image[from : from+n]); err != nil {
+			return
+		}
+		if http.NewResponseController(w).Flush() != nil {
+			return
+		}
+		s.mu.Lock()
+		s.sent += n
+		for g := from / grain; g <= (from+n-1)/grain; g++ {
+			if s.old[g/64]>>(g%64)&1 == 1 {
+				s.twice += min(grain, n)
+			}
+			mark(s.life, g)
+		}
+		s.mu.Unlock()
+		from += n
+	}
+}
+
+// nextLife returns how many bytes the last child had fetched a second time.
+func (s *pacedServer) nextLife() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.life {
+		s.old[i] |= s.life[i]
+		s.life[i] = 0
+	}
+	n := s.twice
+	s.twice = 0
+	return n
+}
+
+func TestKilledAtRandomMoments(t *testing.T) {
+	const kills = 200
+	f := newFixture(t, 40<<20)
+	grains := len(f.image)/grain/64 + 2
+	s := &pacedServer{image: f.image, next: http.FileServer(http.Dir(f.dir)), limit: rate.NewLimiter(2<<20, 64<<10), old: make([]uint64, grains), life: make([]uint64, grains)}
+	server := httptest.NewServer(s)
+	defer server.Close()
+	dir := t.TempDir()
+	out := filepath.Join(dir, "image.iso")
+	self, err := os.Executable()
+	require.NoError(t, err)
+	random := rand.New(rand.NewPCG(1, 2))
+	run := func() (*exec.Cmd, *bytes.Buffer) {
+		cmd := exec.CommandContext(t.Context(), self)
+		cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{server.URL, filepath.Join(dir, "state"), out}, "|"))
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		require.NoError(t, cmd.Start())
+		return cmd, &stderr
+	}
+	var most, total int64
+	for n := range kills {
+		cmd, stderr := run()
+		// The moment is counted in bytes that arrived, not in time: so the kill
+		// hits the download on a machine of any speed.
+		s.mu.Lock()
+		target := s.sent + random.Int64N(160<<10)
+		s.mu.Unlock()
+		exited := make(chan error, 1)
+		go func() { exited <- cmd.Wait() }()
+		require.Eventually(t, func() bool {
+			select {
+			case err := <-exited:
+				t.Fatalf("the child ended before kill %d: %v: %s", n, err, stderr)
+			default:
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.sent > target
+		}, 30*time.Second, time.Millisecond)
+		require.NoError(t, cmd.Process.Kill())
+		<-exited
+		again := s.nextLife()
+		most, total = max(most, again), total+again
+		require.LessOrEqual(t, again, f.manifest.Chunks.Size, "kill %d: more than one chunk was fetched twice", n)
+	}
+	s.limit.SetLimit(rate.Inf)
+	cmd, stderr := run()
+	require.NoError(t, cmd.Wait(), "%s", stderr)
+	f.requireImage(t, out)
+	again := s.nextLife()
+	require.LessOrEqual(t, again, f.manifest.Chunks.Size)
+	t.Logf("%d kills: at most %d bytes fetched twice after one, %d in all; a chunk has %d", kills, most, total+again, f.manifest.Chunks.Size)
+}
