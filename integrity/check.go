@@ -198,7 +198,7 @@ func (h *Handler) trialDirectory(base, dir string, tried map[uint64]bool) (err e
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, fscrypt.RemoveKey(h.cfg.Kernel, trial, id)) }()
+	defer func() { err = errors.Join(err, fscrypt.RemoveKey(h.cfg.Kernel, base, id)) }()
 	if err := fscrypt.SetPolicy(h.cfg.Kernel, trial, fscrypt.NewPolicy(id)); err != nil {
 		return err
 	}

@@ -145,7 +145,11 @@ func (h *Handler) removeKeys(m *record.Manifest) error {
 	var errs []error
 	busy := false
 	for v, dir := range vols {
-		err := fscrypt.RemoveKey(h.cfg.Kernel, dir, v.id)
+		err := fscrypt.RemoveKey(h.cfg.Kernel, h.outside(dir, v.device), v.id)
+		if errors.Is(err, fscrypt.ErrBusy) {
+			// What was in use for a moment only is not worth a report.
+			err = fscrypt.RemoveKey(h.cfg.Kernel, h.outside(dir, v.device), v.id)
+		}
 		if errors.Is(err, fscrypt.ErrBusy) {
 			busy = true
 		} else if err != nil {
@@ -156,6 +160,17 @@ func (h *Handler) removeKeys(m *record.Manifest) error {
 		errs = append(errs, ErrBusy)
 	}
 	return errors.Join(errs...)
+}
+
+// outside returns a directory of the same file system that is not encrypted, if
+// there is one beside dir: a key cannot be removed wholly through a directory
+// that it opens, since that is in use then.
+func (h *Handler) outside(dir string, device uint64) string {
+	up := filepath.Dir(dir)
+	if d, err := h.cfg.Kernel.Device(up); err == nil && d == device {
+		return up
+	}
+	return dir
 }
 
 func kernelError(dir string, err error) error {

@@ -332,3 +332,10 @@ func (w *Wrapper) Describe(ctx context.Context) (string, error) {
 	end()
 	return "FAKE, firmware 1.0, TPM 2.0", nil
 }
+
+// ForgetAnchor deletes the anchor, as the owner of a TPM can.
+func (t *TPM) ForgetAnchor() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.anchor = nil
+}
