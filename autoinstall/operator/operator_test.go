@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -526,4 +527,20 @@ func FuzzParseCertificate(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+func TestOwnerIsNotPrinted(t *testing.T) {
+	key := newKey(t)
+	raw, err := key.Bytes()
+	require.NoError(t, err)
+	o := operator.Owner{Key: key, Certificate: certificate(t, key)}
+	secret := new(big.Int).SetBytes(raw).String()
+	var logged bytes.Buffer
+	slog.New(slog.NewTextHandler(&logged, nil)).Info("x", "owner", o, "config", operator.EncryptConfig{Owner: &o})
+	for _, v := range []any{o, &o, operator.EncryptConfig{Owner: &o}} {
+		for _, text := range []string{fmt.Sprint(v), fmt.Sprintf("%+v", v), fmt.Sprintf("%#v", v), logged.String()} {
+			require.NotContains(t, text, secret)
+			require.NotContains(t, text, secret[:30])
+		}
+	}
 }

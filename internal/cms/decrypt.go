@@ -47,9 +47,6 @@ type Message struct {
 	KeyManagement string
 }
 
-// String tells about the message without its content.
-func (m *Message) String() string { return m.Cipher + " with " + m.KeyManagement }
-
 // Decrypter decrypts messages with one private key. It is safe for concurrent use when the key is.
 type Decrypter struct {
 	cfg    DecrypterConfig

@@ -13,14 +13,20 @@
 // # What it promises
 //
 //   - Nothing is handed over before all of it was checked: with AES-GCM no byte leaves before its tag is verified.
+//
 //   - After the private key was used there is one error, ErrDecrypt, and the content is decrypted whatever the outcome
 //     of the key's use was, so that neither answer nor time tells which step failed. A PKCS #1 v1.5 block that is not
 //     in order is replaced by a content key made from a secret of the Decrypter and the block itself (implicit
 //     rejection): the same bad block always gives the same answer.
+//
 //   - AES-CBC has no integrity. Message.Authenticated says so, and DecrypterConfig.RequireAuthenticated refuses it.
 //     A caller that takes unauthenticated messages must not let the sender see whether content that decrypted was
 //     then found to be nonsense: treat both alike.
+//
 //   - Every count, size and nesting depth is bounded, see limits.go; indefinite lengths are read in one pass.
+//
+//   - Authentication stays what it was only when the reader insists on it: the same content key also decrypts a message
+//     that somebody has relabelled from AES-GCM to AES-CBC, into nonsense. RequireAuthenticated closes that as well.
 //
 // # What it refuses
 //
