@@ -175,3 +175,10 @@ func (m *mallory) refused() {
 	_, _, err := wire.ReadMessage(m.conn, 1)
 	require.Error(m.t, err)
 }
+
+func joined(t *testing.T, x wire.Token, secret string) string {
+	t.Helper()
+	return jot.Join(x.Header, x.Before, x.After, x.Signature, secret)
+}
+
+func sha(s string) [32]byte { return sha256.Sum256([]byte(s)) }
