@@ -13,6 +13,8 @@ import (
 // Kinds of alarm. The ID of an alarm is "crl.", the kind, "/" and the subject.
 const (
 	alarmSource  = "source"  // an address does not bring a list that counts
+	alarmSync    = "sync"    // a conductor does not share lists that count
+	alarmImport  = "import"  // a list that the caller brought does not count
 	alarmStale   = "stale"   // a list in force is past its end
 	alarmRemoval = "removal" // most entries of a list went at once
 	alarmDamage  = "damage"  // a file of the directory was damaged

@@ -132,7 +132,7 @@ func (m *Manager) verify(sp *list.Spooled) (*list.Verified, *master.Meta, error)
 // checked like a fetched one. source names it in answers.
 func (m *Manager) Import(ctx context.Context, r io.Reader, source string) error {
 	s, err := m.receive(ctx, r, source)
-	o := &outcome{key: source, url: source, forced: true, ingest: err, staged: s}
+	o := &outcome{key: source, url: source, forced: true, ingest: err, staged: s, alarm: alarmImport}
 	return errors.Join(err, m.conclude(ctx, []*outcome{o}))
 }
 
@@ -195,6 +195,7 @@ func (m *Manager) reread(ctx context.Context, path string) (master.Input, error)
 	meta.Issuers = parsed.Issuers
 	meta.Received = info.ModTime().Unix()
 	// Where it came from is not in the signed list.
+	meta.Source = "directory"
 	for url, k := range m.known {
 		if k.List == meta.ID {
 			meta.Source = url

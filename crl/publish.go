@@ -24,6 +24,8 @@ import (
 type outcome struct {
 	key, url           string
 	forced             bool
+	part               bool   // one list of several from one source, whose outcome follows
+	alarm              string // kind of alarm; alarmSource when empty
 	etag, lastModified string
 	notModified        bool
 	fetch, ingest      error // at most one
@@ -54,6 +56,8 @@ func (m *Manager) transaction(ctx context.Context, change func() error) error {
 	err = m.catchUp(ctx)
 	if err == nil {
 		err = change()
+		m.relearn()
+		m.prune()
 		m.ages(m.snap.Load(), m.cfg.Now())
 		err = errors.Join(err, m.saveState())
 	}
@@ -164,7 +168,6 @@ func (m *Manager) conclude(ctx context.Context, outs []*outcome) error {
 			}
 			m.account(o)
 		}
-		m.relearn()
 		return err
 	})
 	for _, o := range outs {
@@ -346,6 +349,13 @@ func (m *Manager) account(o *outcome) {
 		m.counters.FetchSuccess++
 		m.counters.IngestionSuccess++
 	}
+	if o.part {
+		return
+	}
+	kind := o.alarm
+	if kind == "" {
+		kind = alarmSource
+	}
 	k := m.known[o.key]
 	old := k
 	if err := o.err(); err != nil {
@@ -363,7 +373,7 @@ func (m *Manager) account(o *outcome) {
 				severity = mooring.SeverityCritical
 			}
 		}
-		m.raise(alarmSource, o.key, severity, fmt.Sprintf("list from %q can't be had: %.300s%s", fetch.Redact(o.key), err, note))
+		m.raise(kind, o.key, severity, fmt.Sprintf("list from %q can't be had: %.300s%s", fetch.Redact(o.key), err, note))
 	} else {
 		k.LastError, k.Failed = "", time.Time{}
 		if !o.notModified {
@@ -372,9 +382,9 @@ func (m *Manager) account(o *outcome) {
 		if o.staged != nil {
 			k.List, k.Line = o.staged.meta.ID, o.staged.meta.Line
 		}
-		m.clear(alarmSource, o.key)
+		m.clear(kind, o.key)
 	}
-	if k != old {
+	if k != old && kind == alarmSource {
 		m.known[o.key] = k
 		m.dirty = true
 	}

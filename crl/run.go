@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,13 +45,19 @@ func (m *Manager) Learn(ctx context.Context, cert *x509.Certificate) {
 }
 
 // Forget takes a certificate out of use, and with it the distribution points
-// that no other one names.
-func (m *Manager) Forget(cert *x509.Certificate) {
+// that no other one names, and their alarms.
+func (m *Manager) Forget(ctx context.Context, cert *x509.Certificate) {
 	m.mu.Lock()
 	delete(m.inUse, trust.ID(cert))
 	m.relearn()
+	loaded := m.loaded
 	m.mu.Unlock()
 	m.poke()
+	if loaded {
+		if err := m.transaction(ctx, func() error { return nil }); err != nil {
+			m.cfg.Logger.Warn("state was not saved", "error", err)
+		}
+	}
 }
 
 func (m *Manager) poke() {
@@ -100,11 +107,6 @@ func (m *Manager) relearn() {
 	for key, src := range m.sources {
 		if !src.configured && want[key] == nil {
 			delete(m.sources, key)
-			m.clear(alarmSource, key)
-			if _, ok := m.known[key]; ok {
-				delete(m.known, key)
-				m.dirty = true
-			}
 		}
 	}
 	for key, urls := range want {
@@ -112,6 +114,22 @@ func (m *Manager) relearn() {
 			m.sources[key] = &source{urls: urls}
 		} else if !src.configured {
 			src.urls = urls
+		}
+	}
+}
+
+// prune drops what is remembered of addresses that nobody names any more. The
+// caller holds mu and the lock of the directory.
+func (m *Manager) prune() {
+	for _, a := range m.sortedAlarms() {
+		if key, ok := strings.CutPrefix(a.ID, "crl."+alarmSource+"/"); ok && m.sources[key] == nil {
+			m.clear(alarmSource, key)
+		}
+	}
+	for key := range m.known {
+		if m.sources[key] == nil {
+			delete(m.known, key)
+			m.dirty = true
 		}
 	}
 }
