@@ -10,8 +10,11 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -81,6 +84,16 @@ func (w *world) close() error {
 // serve runs f until the story ends.
 func (w *world) serve(f func(ctx context.Context)) {
 	w.tasks.Go(func() { f(w.ctx) })
+}
+
+// serveHTTP answers requests until the story ends.
+func (w *world) serveHTTP(l net.Listener, h http.Handler) {
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	w.serve(func(ctx context.Context) {
+		stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+		defer stop()
+		_ = server.Serve(l)
+	})
 }
 
 // listen opens a port on the loopback interface; the kernel chooses which.
