@@ -13,6 +13,7 @@ import (
 
 	"github.com/mooringlib/mooring/integrity/internal/pinned"
 	"github.com/mooringlib/mooring/integrity/pcrpolicy"
+	"github.com/mooringlib/mooring/internal/durable"
 )
 
 // DefaultAnchorIndex is the NV index of the anchor, unless a product chooses
@@ -91,6 +92,8 @@ type Config struct {
 	Timeout time.Duration
 	// Logger may be nil.
 	Logger *slog.Logger
+
+	writer durable.Writer
 }
 
 func (c *Config) complete() error {
