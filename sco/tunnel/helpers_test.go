@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -149,7 +150,7 @@ func mustRules(tb testing.TB, patterns ...string) tunnel.Rules {
 }
 
 func loopbackPolicy(tb testing.TB) func(tunnel.Peer) tunnel.Policy {
-	p := tunnel.Policy{Dial: mustRules(tb, "127.0.0.1:*"), Listen: mustRules(tb, "127.0.0.1:*", "localhost:*")}
+	p := tunnel.Policy{Dial: mustRules(tb, "127.0.0.0/8:*"), Listen: mustRules(tb, "127.0.0.0/8:*", "localhost:*")}
 	return func(tunnel.Peer) tunnel.Policy { return p }
 }
 
@@ -282,16 +283,16 @@ func dialTCP(tb testing.TB, addr string) net.Conn {
 	return c
 }
 
-// freePort is for programs that can't be given a listener or port 0. The port is
-// free at the moment, so callers retry.
-func freePort(tb testing.TB) string {
+// freeAddr is for programs that can't be given a listener or port 0. The address
+// is a loopback address that nothing else uses, so that the port stays free.
+func freeAddr(tb testing.TB) string {
 	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	var b [3]byte
+	_, _ = rand.Read(b[:])
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+b[0]%254, b[1], 1+b[2]%254))
 	require.NoError(tb, err)
 	defer ln.Close()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	require.NoError(tb, err)
-	return port
+	return ln.Addr().String()
 }
 
 type testWriter struct {

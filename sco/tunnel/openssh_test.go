@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -50,9 +51,9 @@ func TestOpenSSHClientIntoServer(t *testing.T) {
 	}
 
 	t.Run("forwards", func(t *testing.T) {
-		local, remote := freePort(t), freePort(t)
+		local, remote := freeAddr(t), freeAddr(t)
 		cmd := exec.CommandContext(ctx, program, append([]string{"-N", "-i", path,
-			"-L", "127.0.0.1:" + local + ":" + target, "-R", remote + ":" + target}, base...)...)
+			"-L", local + ":" + target, "-R", remote + ":" + target, "-R", "0:" + target}, base...)...)
 		out := newCapture()
 		cmd.Stdout, cmd.Stderr = out, out
 		require.NoError(t, cmd.Start())
@@ -65,11 +66,14 @@ func TestOpenSSHClientIntoServer(t *testing.T) {
 		s := w.watch.waitUp(t)
 		require.Equal(t, w.peer, s.Peer)
 		require.Contains(t, s.Version, "OpenSSH")
-		for _, port := range []string{local, remote} {
+		eventually(t, func() bool { return out.contains("Allocated port") }, "the conductor chooses a port")
+		_, port, _ := strings.Cut(out.String(), "Allocated port ")
+		port, _, _ = strings.Cut(port, " ")
+		for _, addr := range []string{local, remote, "127.0.0.1:" + port} {
 			var c net.Conn
 			eventually(t, func() (ok bool) {
 				var err error
-				c, err = net.Dial("tcp", "127.0.0.1:"+port)
+				c, err = net.Dial("tcp", addr)
 				return err == nil
 			}, "forward listens: "+out.String())
 			exchange(t, c)
@@ -85,7 +89,7 @@ func TestOpenSSHClientIntoServer(t *testing.T) {
 		}
 	})
 	t.Run("forwards outside the policy are refused", func(t *testing.T) {
-		out, err := run("-N", "-i", path, "-R", "0.0.0.0:"+freePort(t)+":"+target)
+		out, err := run("-N", "-i", path, "-R", "0.0.0.0:0:"+target)
 		require.Error(t, err)
 		require.Contains(t, out, "remote port forwarding failed")
 	})
@@ -117,8 +121,8 @@ func TestOpenSSHClientIntoServer(t *testing.T) {
 		in := &initializer{config: []byte("x"), outcome: make(chan outcome, 1)}
 		w := newWorld(t, func(cfg *tunnel.ServerConfig) { cfg.Initializer = in })
 		w.ring.add(key.PublicKey(), w.peer)
-		local := freePort(t)
-		cmd := exec.CommandContext(ctx, program, append([]string{"-N", "-i", path, "-L", "127.0.0.1:" + local + ":" + target}, opensshClient(t, w, dir)...)...)
+		local := freeAddr(t)
+		cmd := exec.CommandContext(ctx, program, append([]string{"-N", "-i", path, "-L", local + ":" + target}, opensshClient(t, w, dir)...)...)
 		require.NoError(t, cmd.Start())
 		defer func() {
 			_ = cmd.Process.Kill()
@@ -128,7 +132,7 @@ func TestOpenSSHClientIntoServer(t *testing.T) {
 		var c net.Conn
 		eventually(t, func() (ok bool) {
 			var err error
-			c, err = net.Dial("tcp", "127.0.0.1:"+local)
+			c, err = net.Dial("tcp", local)
 			return err == nil
 		}, "forward listens")
 		exchange(t, c)
@@ -152,11 +156,12 @@ func startSSHD(t *testing.T, hostKeyFile string, router ssh.PublicKey) (addr, lo
 	}
 	authorized := filepath.Join(dir, "authorized_keys")
 	require.NoError(t, os.WriteFile(authorized, ssh.MarshalAuthorizedKey(router), 0o600))
-	for range 20 {
-		port := freePort(t)
-		config := filepath.Join(dir, "sshd_config")
-		require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, `Port %s
-ListenAddress 127.0.0.1
+	addr = freeAddr(t)
+	host, port, err := net.SplitHostPort(addr)
+	require.NoError(t, err)
+	config := filepath.Join(dir, "sshd_config")
+	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, `Port %s
+ListenAddress %s
 HostKey %s
 AuthorizedKeysFile %s
 PidFile none
@@ -166,49 +171,28 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 AllowTcpForwarding yes
+GatewayPorts clientspecified
 LogLevel VERBOSE
-`, port, hostKeyFile, authorized), 0o600))
-		out := newCapture()
-		cmd := exec.Command(program, "-D", "-e", "-f", config)
-		cmd.Stderr = out
-		require.NoError(t, cmd.Start())
-		exited := make(chan error, 1)
-		go func() { exited <- cmd.Wait() }()
-		addr = "127.0.0.1:" + port
-		up := func() bool {
-			c, err := net.Dial("tcp", addr)
-			if err == nil {
-				_ = c.Close()
-			}
-			return err == nil
+`, port, host, hostKeyFile, authorized), 0o600))
+	out := newCapture()
+	cmd := exec.Command(program, "-D", "-e", "-f", config)
+	cmd.Stderr = out
+	require.NoError(t, cmd.Start())
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		<-exited
+		t.Logf("sshd says: %s", out.String())
+	})
+	eventually(t, func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			_ = c.Close()
 		}
-		deadline := time.After(patience)
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			if up() {
-				t.Cleanup(func() {
-					_ = cmd.Process.Signal(syscall.SIGTERM)
-					<-exited
-					t.Logf("sshd says: %s", out.String())
-				})
-				return addr, me.Username
-			}
-			select {
-			case err := <-exited:
-				if out.contains("Address already in use") {
-					goto again
-				}
-				require.FailNow(t, "sshd ended", "%v: %s", err, out.String())
-			case <-deadline:
-				require.FailNow(t, "sshd does not answer")
-			case <-tick.C:
-			}
-		}
-	again:
-	}
-	require.FailNow(t, "no free port for sshd")
-	return "", ""
+		return err == nil
+	}, "sshd answers: "+out.String())
+	return addr, me.Username
 }
 
 func TestClientIntoOpenSSHServer(t *testing.T) {
@@ -217,7 +201,7 @@ func TestClientIntoOpenSSHServer(t *testing.T) {
 	router := newKey(t)
 	addr, login := startSSHD(t, hostKeyFile, router.PublicKey())
 	target := echo(t)
-	local, remote := "127.0.0.1:"+freePort(t), "127.0.0.1:"+freePort(t)
+	local, remote := freeAddr(t), freeAddr(t)
 	watch := newWatcher()
 	c, err := tunnel.NewClient(tunnel.ClientConfig{
 		Addresses: []string{addr}, HostKeys: []ssh.PublicKey{hostKey.PublicKey()}, Signer: router, User: login,

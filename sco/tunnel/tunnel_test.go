@@ -18,7 +18,7 @@ import (
 func TestForwardsBothWays(t *testing.T) {
 	w := newWorld(t, nil)
 	target := echo(t)
-	local, remote := "127.0.0.1:"+freePort(t), "127.0.0.1:"+freePort(t)
+	local, remote := freeAddr(t), freeAddr(t)
 	c, watch, stop := w.client(func(cfg *tunnel.ClientConfig) {
 		cfg.Local = []tunnel.Forward{{Listen: local, Target: target}}
 		cfg.Remote = []tunnel.Forward{{Listen: remote, Target: target}}
@@ -133,7 +133,7 @@ func TestServerRefuses(t *testing.T) {
 			require.Error(t, err)
 		}
 	})
-	for _, addr := range []string{"0.0.0.0:0", "127.0.0.1:" + freePort(t), "localhost:0"} {
+	for _, addr := range []string{"0.0.0.0:0", freeAddr(t), "localhost:0"} {
 		t.Run("listen on "+addr, func(t *testing.T) {
 			_, err := cl.Listen("tcp", addr)
 			require.Error(t, err)
