@@ -113,12 +113,15 @@ func wrongUsage(name, format string, args ...any) error {
 type flags struct {
 	*flag.FlagSet
 	required []string
+	help     func()
 }
 
 func newFlags(name, help string, std stdio) *flags {
 	f := &flags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError)}
 	f.SetOutput(io.Discard)
-	f.Usage = func() {
+	// The flag package would also print it on mistakes.
+	f.Usage = func() {}
+	f.help = func() {
 		fmt.Fprintf(std.out, "usage: conductor %s\n\n", help)
 		f.SetOutput(std.out)
 		f.PrintDefaults()
@@ -141,6 +144,7 @@ func (f *flags) need(name, help string) *string {
 func (f *flags) parse(args []string) error {
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
+			f.help()
 			return err
 		}
 		return wrongUsage(f.Name(), "%s; see \"conductor %s -h\"", firstLine(err), f.Name())
