@@ -76,7 +76,12 @@ type Renewal struct {
 	Key         crypto.Signer
 }
 
-// Enroller gets certificates from an authority, such as by EST or CMP.
+// Enroller gets certificates from an authority, such as by EST or CMP. One that
+// also has the method
+//
+//	Renews(name string) bool
+//
+// is asked only for the names for which it says true.
 type Enroller interface {
 	// Renew returns the new certificate and its chain, leaf first. It is
 	// called by one goroutine per name and may take minutes; ctx bounds it.

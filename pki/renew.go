@@ -33,7 +33,7 @@ func (m *Manager) renewDue(ctx context.Context, wg *sync.WaitGroup) {
 	defer m.mu.RUnlock()
 	for _, e := range m.entries {
 		pair := e.pair.Load()
-		if pair == nil || now.Before(m.renewAt(pair.Leaf)) {
+		if pair == nil || now.Before(m.renewAt(pair.Leaf)) || !m.renews(e.name) {
 			continue
 		}
 		r := &e.renew
@@ -44,6 +44,11 @@ func (m *Manager) renewDue(ctx context.Context, wg *sync.WaitGroup) {
 		}
 		r.mu.Unlock()
 	}
+}
+
+func (m *Manager) renews(name string) bool {
+	r, ok := m.cfg.Enroller.(interface{ Renews(name string) bool })
+	return !ok || r.Renews(name)
 }
 
 // renewAt is when a certificate is to be renewed: with a third of its life left,

@@ -37,10 +37,9 @@
 //   - an empty issuer, an authority with an empty subject, and an empty subject
 //     beside a subjectAltName that is not critical are taken: they are not
 //     (4.1.2.4, 4.1.2.6).
-//   - key identifiers may be missing, or contradict each other: the
-//     authorityKeyIdentifier must be there except in a self-signed certificate,
-//     the subjectKeyIdentifier in every authority, and where both are there they
-//     match (4.2.1.1, 4.2.1.2).
+//   - key identifiers may contradict each other: where both are there they match
+//     (4.2.1.1, 4.2.1.2). That one is missing is a warning: validation does not
+//     need them, and common tools leave them out.
 //
 // In two places crypto/x509 is stricter than RFC 5280, and the RFC is followed:
 // names are compared without regard to case, repeated spaces and string type

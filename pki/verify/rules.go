@@ -46,6 +46,11 @@ func Subject(c *x509.Certificate) string {
 func CheckLeaf(c *x509.Certificate, now time.Time) []Issue {
 	f := newFound(c)
 	f.common(c, now)
+	if c.Version != 3 {
+		// RFC 5280 section 4.1.2.1 allows it while there are no extensions, and
+		// "openssl x509 -req" makes such ones.
+		f.warn(Version, "version %d, without extensions; version 3 is expected", c.Version)
+	}
 	if c.BasicConstraintsValid && c.IsCA {
 		f.add(Role, "it is the certificate of an authority (CA:TRUE)")
 	}
@@ -82,6 +87,9 @@ func CheckLeaf(c *x509.Certificate, now time.Time) []Issue {
 func CheckCA(c *x509.Certificate, now time.Time) []Issue {
 	f := newFound(c)
 	f.common(c, now)
+	if c.Version != 3 {
+		f.add(Version, "version %d; an authority has version 3", c.Version)
+	}
 	f.authority(c)
 	return f.issues
 }
@@ -103,15 +111,12 @@ func (f *found) authority(c *x509.Certificate) {
 		f.add(Name, "an authority with an empty subject")
 	}
 	if len(c.SubjectKeyId) == 0 {
-		f.add(KeyIdentifier, "an authority without subjectKeyIdentifier")
+		f.warn(KeyIdentifier, "an authority without subjectKeyIdentifier")
 	}
 }
 
 // common is what every certificate must fulfil.
 func (f *found) common(c *x509.Certificate, now time.Time) {
-	if c.Version != 3 {
-		f.add(Version, "version %d; only version 3 is accepted", c.Version)
-	}
 	if n := c.SerialNumber; n.Sign() <= 0 || len(n.Bytes()) > maxSerial || len(n.Bytes()) == maxSerial && n.Bytes()[0]&0x80 != 0 {
 		f.add(Serial, "serial number is not between 1 and %d octets", maxSerial)
 	}
@@ -183,7 +188,7 @@ func (f *found) extensions(c *x509.Certificate) {
 	self := selfIssued(c)
 	switch {
 	case len(c.AuthorityKeyId) == 0 && !self:
-		f.add(KeyIdentifier, "no authorityKeyIdentifier")
+		f.warn(KeyIdentifier, "no authorityKeyIdentifier")
 	case self && len(c.AuthorityKeyId) != 0 && len(c.SubjectKeyId) != 0 && string(c.AuthorityKeyId) != string(c.SubjectKeyId) && c.CheckSignatureFrom(c) == nil:
 		f.add(KeyIdentifier, "self-signed, but the two key identifiers differ")
 	}
