@@ -97,10 +97,14 @@ func (d *Device) release(ctx context.Context, loc *Location) {
 // tryAll tries every place. What was refused is told before what was not there.
 func (d *Device) tryAll(ctx context.Context, loc *Location, s *state) error {
 	var refused, missing error
+	silent := make(map[string]bool) // servers that gave no answer
 	for _, text := range loc.URLs[:min(len(loc.URLs), maxSources)] {
 		u, err := CheckURL(text)
 		if err != nil {
 			refused = errors.Join(refused, &RefusedError{Err: err})
+			continue
+		}
+		if silent[u.Host] {
 			continue
 		}
 		d.cfg.Logger.Info("fetching", slog.String("url", u.Redacted()))
@@ -112,6 +116,7 @@ func (d *Device) tryAll(ctx context.Context, loc *Location, s *state) error {
 			refused = errors.Join(refused, &RefusedError{Source: text, Err: err})
 			continue
 		case err != nil:
+			silent[u.Host] = !errors.Is(err, ErrNotFound)
 			missing = errors.Join(missing, fmt.Errorf("%.200q: %w", text, err))
 			continue
 		}
