@@ -8,7 +8,7 @@
 // reads a URL ([NewFetcher]: TFTP, HTTP and HTTPS), [Key] values open the
 // message (package autoinstall/devicekey makes and keeps them, in files or in a
 // TPM), and an [Installer] puts the configuration into force ([NewFileInstaller]
-// writes a file). The vendor's directory is package autoinstall/vendor, the
+// writes a file). The vendor's directory is package autoinstall/directory, the
 // operator's side is package autoinstall/operator.
 //
 // # What is promised
