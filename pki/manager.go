@@ -119,6 +119,10 @@ func (m *Manager) write(ctx context.Context, fn func() error) error {
 		return err
 	}
 	defer unlock()
+	// Another process may have changed what is trusted.
+	if err := m.loadTrust(ctx); err != nil {
+		return err
+	}
 	return fn()
 }
 

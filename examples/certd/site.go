@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/google/go-tpm/tpm2/transport"
 
@@ -28,6 +29,9 @@ const stateDir = "certd"
 
 // maxAudit bounds the audit file; the one before it is kept.
 const maxAudit = 16 << 20
+
+// checkInterval is how often the server looks whether files have changed.
+const checkInterval = 2 * time.Second
 
 // settings is what init was told.
 type settings struct {
@@ -56,7 +60,7 @@ func (c *cli) openWith(ctx context.Context, logger *slog.Logger) (*site, error) 
 		return nil, err
 	}
 	s := &site{c: c, audit: &auditFile{path: c.state("audit.jsonl"), stderr: c.stderr}}
-	cfg := pki.Config{Dir: c.dir, AllNames: true, Events: s.audit, Logger: logger}
+	cfg := pki.Config{Dir: c.dir, AllNames: true, Events: s.audit, Logger: logger, CheckInterval: checkInterval}
 	host, err := os.Hostname()
 	if err != nil {
 		return nil, err
