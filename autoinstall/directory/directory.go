@@ -36,6 +36,10 @@ type Config struct {
 	// Policy refuses a certificate beside the rules that are always checked. It
 	// may be called concurrently. nil takes all.
 	Policy func(ctx context.Context, c Candidate) error
+	// UniqueKeys refuses a public key that stands under another serial number,
+	// so that a factory which clones keys is found out. It is off because a
+	// device may be published under two identifiers.
+	UniqueKeys bool
 	// LookupsPerMinute and PublishesPerMinute are the limits for one address
 	// (one /64 for IPv6). 0 is 600. In total a hundred times as many
 	// are taken.
@@ -141,7 +145,7 @@ type Publication struct {
 func (s *Server) Publish(ctx context.Context, p Publication) (v Version, published bool, err error) {
 	v, err = s.check(ctx, p)
 	if err == nil {
-		v, published, err = s.cfg.Store.Put(ctx, p.Serial, v)
+		v, published, err = s.cfg.Store.Put(ctx, p.Serial, v, s.cfg.UniqueKeys)
 	}
 	s.audit(ctx, p, v, published, err)
 	return v, published, err

@@ -291,8 +291,18 @@ func TestWhatIsRefused(t *testing.T) {
 	require.Empty(t, entries)
 }
 
-func TestClonedKeyIsFoundOut(t *testing.T) {
+func TestOneKeyUnderTwoIdentifiers(t *testing.T) {
 	w := newWorld(t, nil)
+	key := newKey(t)
+	for _, serial := range []string{"SN1", "2f9c1d5e-5b0c-4a53-9d5c-0d2f6c6d9f11"} {
+		_, published, err := w.client(t).Publish(t.Context(), directory.Publication{Serial: serial, Body: keyPEM(t, key.Public())})
+		require.NoError(t, err)
+		require.True(t, published)
+	}
+}
+
+func TestClonedKeyIsFoundOut(t *testing.T) {
+	w := newWorld(t, func(c *directory.Config) { c.UniqueKeys = true })
 	key := newKey(t)
 	_, _, err := w.client(t).Publish(t.Context(), directory.Publication{Serial: "SN1", Body: keyPEM(t, key.Public())})
 	require.NoError(t, err)
@@ -388,7 +398,7 @@ func TestStopAtEveryStepOfPublishing(t *testing.T) {
 			store, err := directory.OpenStore(s.dir)
 			require.NoError(t, err)
 			old := version(certify(t, "SN1", newKey(t), nil, nil, nil))
-			_, _, err = store.Put(t.Context(), "SN1", old)
+			_, _, err = store.Put(t.Context(), "SN1", old, true)
 			require.NoError(t, err)
 			s.v = version(s.cert)
 			s.v.Replaces, s.v.Reason = old.SHA256, "repair"
@@ -401,7 +411,7 @@ func TestStopAtEveryStepOfPublishing(t *testing.T) {
 				return err
 			}
 			defer store.Close()
-			_, _, err = store.Put(context.Background(), "SN1", s.v)
+			_, _, err = store.Put(context.Background(), "SN1", s.v, true)
 			return err
 		},
 		func(t *testing.T, s scene, done bool) {
@@ -417,12 +427,12 @@ func TestStopAtEveryStepOfPublishing(t *testing.T) {
 				// A claim that a crash left must not block anybody.
 				other := s.v
 				other.Replaces, other.Reason = "", ""
-				_, published, err := store.Put(t.Context(), "SN9", other)
+				_, published, err := store.Put(t.Context(), "SN9", other, true)
 				require.NoError(t, err)
 				require.True(t, published)
 				return
 			}
-			_, published, err := store.Put(t.Context(), "SN1", s.v)
+			_, published, err := store.Put(t.Context(), "SN1", s.v, true)
 			require.NoError(t, err)
 			require.False(t, published)
 		})

@@ -17,8 +17,8 @@
 //     certificate to be replaced (If-Match) and gives a reason, and every
 //     version, with who, when and why, stays in the record. Act and audit are
 //     one write.
-//   - A public key stands under one serial number only, so that a factory that
-//     clones keys is found out.
+//   - With [Config].UniqueKeys a public key stands under one serial number only,
+//     so that a factory that clones keys is found out.
 //   - A raw public key is wrapped into a certificate of the directory.
 //   - Publishing the same once more changes nothing, so it can be repeated.
 //   - Requests are limited by address and in total.

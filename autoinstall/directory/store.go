@@ -112,9 +112,9 @@ func (s *Store) lookup(ctx context.Context, serial string) (*Record, error) {
 
 // Put publishes v for a serial number. published is false when v is in force
 // already. Without v.Replaces nothing may be published yet (ErrPublished); with
-// it, it has to be the SHA256 of the version in force (ErrStale). ErrKeyInUse
-// says that the key belongs to another device.
-func (s *Store) Put(ctx context.Context, serial string, v Version) (current Version, published bool, err error) {
+// it, it has to be the SHA256 of the version in force (ErrStale). With uniqueKey
+// a key that stands under another serial number is refused (ErrKeyInUse).
+func (s *Store) Put(ctx context.Context, serial string, v Version, uniqueKey bool) (current Version, published bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, err := s.lookup(ctx, serial)
@@ -142,7 +142,7 @@ func (s *Store) Put(ctx context.Context, serial string, v Version) (current Vers
 			return now, false, fmt.Errorf("%w: it was replaced %d times", ErrRefused, maxVersions)
 		}
 	}
-	if err := s.claimKey(ctx, serial, v.KeySHA256); err != nil {
+	if err := s.claimKey(ctx, serial, v.KeySHA256, uniqueKey); err != nil {
 		return Version{}, false, err
 	}
 	r.Versions = append(r.Versions, v)
@@ -159,7 +159,7 @@ type claim struct {
 
 // claimKey is called before the record is written. A claim without a record
 // that bears it out is left from a crash and counts for nothing.
-func (s *Store) claimKey(ctx context.Context, serial, key string) error {
+func (s *Store) claimKey(ctx context.Context, serial, key string, unique bool) error {
 	path := s.path("keys", key)
 	var c claim
 	err := readJSON(path, &c)
@@ -176,6 +176,9 @@ func (s *Store) claimKey(ctx context.Context, serial, key string) error {
 		}
 		if err == nil {
 			for _, v := range r.Versions {
+				if v.KeySHA256 == key && !unique {
+					return nil // The first one keeps the claim.
+				}
 				if v.KeySHA256 == key {
 					return fmt.Errorf("%w: %q", ErrKeyInUse, c.Serial)
 				}
