@@ -20,5 +20,10 @@ func lockDir(dir string) (unlock func(), err error) {
 		}
 		return nil, err
 	}
-	return func() { _ = f.Close() }, nil
+	return func() {
+		// Closing is not enough: a child process that is just being started
+		// may have the file open for a moment.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		_ = f.Close()
+	}, nil
 }
