@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509/pkix"
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mooringlib/mooring"
+	"github.com/mooringlib/mooring/crl"
 )
 
 type pkixExtension = pkix.Extension
@@ -40,4 +42,18 @@ func (c *counter) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.n
+}
+
+func asRevoked(err error, target **crl.RevokedError) bool { return errors.As(err, target) }
+
+// fastDir is a directory in memory where there is one, for tests that make many
+// directories and do not test that what is in them survives.
+func fastDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "crl-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }

@@ -51,7 +51,7 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(s.Close)
 	w.url = s.URL + "/ca.crl"
 	w.cfg = crl.Config{
-		Directory: filepath.Join(t.TempDir(), "crl"), Issuers: []*x509.Certificate{w.ca.Cert}, URLs: []string{w.url},
+		Directory: filepath.Join(fastDir(t), "crl"), Issuers: []*x509.Certificate{w.ca.Cert}, URLs: []string{w.url},
 		Alarms: w, Events: w, Now: w.clock, Node: "node-1",
 		OnRevoked: func(_ context.Context, cert *x509.Certificate, r crl.Result) {
 			w.mu.Lock()

@@ -87,7 +87,7 @@ func pkitsAccepts(t *testing.T, dir string, c pkitsCase, anchor *x509.Certificat
 		pool.AddCert(cert)
 	}
 	m, err := crl.New(crl.Config{
-		Directory: t.TempDir(), Issuers: []*x509.Certificate{anchor}, Intermediates: others,
+		Directory: fastDir(t), Issuers: []*x509.Certificate{anchor}, Intermediates: others,
 		Now: func() time.Time { return now },
 	})
 	require.NoError(t, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/mooringlib/mooring/crl/internal/master"
 	"github.com/mooringlib/mooring/crl/internal/mmap"
 	"github.com/mooringlib/mooring/crl/internal/patch"
+	"github.com/mooringlib/mooring/internal/durable"
 )
 
 // outcome is what came of asking one source.
@@ -225,8 +226,7 @@ func (m *Manager) bringIntoForce(outs []*outcome) error {
 	for _, o := range fresh {
 		o.changed = true
 	}
-	m.sweep()
-	return nil
+	return m.sweep()
 }
 
 // forgotten says whether a list that no source brings any more is long past its
@@ -278,6 +278,9 @@ func (m *Manager) keep(s *snapshot, o *outcome) error {
 	}
 	if err := m.makePatch(before.meta.ID, meta.ID); err != nil {
 		// Routers get the whole list instead.
+		if errors.Is(err, durable.ErrStopped) {
+			return err
+		}
 		m.cfg.Logger.Warn("no patch between two lists", "error", err)
 	}
 	return nil
@@ -313,7 +316,7 @@ func (m *Manager) makePatch(before, after string) error {
 
 // sweep removes signed lists that are not in force any more, and old patches.
 // What can't be removed now is removed the next time.
-func (m *Manager) sweep() {
+func (m *Manager) sweep() error {
 	keep := make(map[string]bool)
 	for _, meta := range m.snapshotMetas() {
 		keep[meta.ID+".crl"] = true
@@ -330,10 +333,13 @@ func (m *Manager) sweep() {
 			}
 			age := m.cfg.Now().Sub(info.ModTime())
 			if dir == listsDir && !keep[e.Name()] || dir == patchesDir && age > patchAge || dir == spoolDir && age > 24*time.Hour {
-				_ = m.durable.Remove(filepath.Join(m.cfg.Directory, dir, e.Name()))
+				if err := m.durable.Remove(filepath.Join(m.cfg.Directory, dir, e.Name())); errors.Is(err, durable.ErrStopped) {
+					return err
+				}
 			}
 		}
 	}
+	return nil
 }
 
 // account updates counters, alarms and what is remembered of a source. The

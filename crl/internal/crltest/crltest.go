@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"io"
 	"math/big"
+	mrand "math/rand/v2"
 	"testing"
 	"time"
 
@@ -361,6 +362,16 @@ func seal(tb testing.TB, ca *CA, tbs []byte, hash crypto.Hash, l List) []byte {
 		b.AddASN1BitString(sig)
 	})
 	return b.BytesOrPanic()
+}
+
+// NewSerial makes a random positive serial number of up to 20 bytes.
+func NewSerial(rng *mrand.Rand) *big.Int {
+	b := make([]byte, 1+rng.IntN(20))
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	b[0] &= 0x7f
+	return new(big.Int).SetBytes(b)
 }
 
 // Serials makes the nth serial number of a long list: 16 bytes that look random
