@@ -335,6 +335,9 @@ func statusError(resp *http.Response) error {
 		e.Fault = download.FaultForbidden
 	case code == http.StatusTooManyRequests, code == http.StatusServiceUnavailable && has:
 		e.Fault, e.RetryAfter = download.FaultBusy, after
+		if !has {
+			e.RetryAfter = unsaidRetryAfter
+		}
 	}
 	return e
 }

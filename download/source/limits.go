@@ -6,6 +6,7 @@ const (
 	maxRedirects      = 5
 	maxHeaderBytes    = 64 << 10
 	maxRetryAfter     = time.Hour
+	unsaidRetryAfter  = 10 * time.Second // for a 429 that does not say
 	dialAgain         = time.Second
 	maxDials          = 4
 	maxIdle           = 64

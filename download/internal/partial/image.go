@@ -31,7 +31,7 @@ func (e *SpaceError) Error() string {
 	if e.Need > 0 {
 		return fmt.Sprintf("disk full: %q needs %d more bytes, %d are free", filepath.Dir(e.Path), e.Need, e.Available)
 	}
-	return fmt.Sprintf("disk full while writing %q: %v", e.Path, e.Err)
+	return fmt.Sprintf("disk full or not writable, at %q: %v", e.Path, e.Err)
 }
 
 func (e *SpaceError) Unwrap() error { return e.Err }

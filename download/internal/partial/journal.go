@@ -70,6 +70,9 @@ func ParseJournal(data []byte) (Journal, error) {
 	if count == 0 || count > maxChunks || len(bits) != int(count+7)/8 {
 		return j, errJournal
 	}
+	if spare := count % 8; spare != 0 && bits[len(bits)-1]>>spare != 0 {
+		return j, errJournal
+	}
 	j.Chunks = make([]bool, count)
 	for i := range j.Chunks {
 		j.Chunks[i] = bits[i/8]>>(i%8)&1 == 1

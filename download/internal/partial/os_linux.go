@@ -36,6 +36,12 @@ func datasync(f *os.File) error {
 	}
 }
 
+// startWriteback asks the kernel to write a range out, and does not wait. A
+// kernel or file system that cannot do that does it at the next sync.
+func startWriteback(f *os.File, off, n int64) {
+	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
+}
+
 // reserve makes sure, before the first byte is fetched, that the disk can hold
 // the image.
 func reserve(f *os.File, path string, size int64) error {

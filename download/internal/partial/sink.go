@@ -239,6 +239,11 @@ func (k *Sink) run(off int64) Result {
 	if r.Bad {
 		im.writeHint(k.chunk, 0)
 	}
+	if r.Verified > 0 {
+		// The disk begins now, so that the next checkpoint finds little to wait
+		// for.
+		startWriteback(im.f, off, r.Verified)
+	}
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	switch {

@@ -1,0 +1,4 @@
+package source
+
+// ParseContentRange is for the fuzz target.
+var ParseContentRange = parseContentRange
