@@ -1,0 +1,4 @@
+package peer
+
+// ParseRange is for the fuzz target.
+var ParseRange = parseRange
