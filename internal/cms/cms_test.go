@@ -10,14 +10,18 @@ import (
 )
 
 func TestRoundTrip(t *testing.T) {
-	for _, id := range identities(t) {
+	for i, id := range identities(t) {
+		sizes := []int{0, 1, 15, 16, 17, 127, 128, 65536}
+		if i > 1 {
+			sizes = sizes[6:] // the slow curves differ in nothing that depends on sizes
+		}
+		d, err := cms.NewDecrypter(cms.DecrypterConfig{Key: id.key, Certificates: certs(id)})
+		require.NoError(t, err)
 		for _, cipher := range []cms.Cipher{cms.AES256GCM, cms.AES256CBC} {
 			for _, ski := range []bool{false, true} {
-				for _, size := range []int{0, 1, 15, 16, 17, 127, 128, 65536} {
+				for _, size := range sizes {
 					content := bytes.Repeat([]byte("x"), size)
 					der, err := cms.Encrypt(content, cms.EncryptConfig{Recipients: certs(id), Cipher: cipher, KeyIdentifiers: ski})
-					require.NoError(t, err)
-					d, err := cms.NewDecrypter(cms.DecrypterConfig{Key: id.key, Certificates: certs(id)})
 					require.NoError(t, err)
 					for _, data := range [][]byte{der, cms.EncodePEM(der)} {
 						before := bytes.Clone(data)

@@ -86,6 +86,7 @@ func indefinite(t testing.TB, der []byte, size int, deep bool) []byte {
 func TestIndefiniteLengths(t *testing.T) {
 	content := bytes.Repeat([]byte("0123456789"), 50)
 	for _, id := range identities(t) {
+		d := newDecrypter(t, id.key, id)
 		for _, cipher := range []cms.Cipher{cms.AES256GCM, cms.AES256CBC} {
 			der, err := cms.Encrypt(content, cms.EncryptConfig{Recipients: certs(id), Cipher: cipher})
 			require.NoError(t, err)
@@ -97,7 +98,7 @@ func TestIndefiniteLengths(t *testing.T) {
 						func(d *cms.Decrypter) (*cms.Message, error) { return d.DecryptBytes(ber) },
 						func(d *cms.Decrypter) (*cms.Message, error) { return d.Decrypt(bytes.NewReader(ber)) },
 					} {
-						m, err := read(newDecrypter(t, id.key, id))
+						m, err := read(d)
 						require.NoError(t, err, "%s pieces of %d", id.name, size)
 						require.Equal(t, content, m.Content)
 					}
@@ -107,10 +108,10 @@ func TestIndefiniteLengths(t *testing.T) {
 			// Missing end marks at every place.
 			ber := indefinite(t, der, 100, true)
 			for i := range ber {
-				_, err := newDecrypter(t, id.key, id).DecryptBytes(ber[:i])
+				_, err := d.DecryptBytes(ber[:i])
 				require.Error(t, err)
 			}
-			_, err = newDecrypter(t, id.key, id).DecryptBytes(append(ber, 0, 0))
+			_, err = d.DecryptBytes(append(ber, 0, 0))
 			require.ErrorIs(t, err, cms.ErrMalformed)
 		}
 	}

@@ -48,6 +48,7 @@ func TestReadOpenSSL(t *testing.T) {
 	stranger := identities(t)[0]
 	for _, id := range identities(t) {
 		id.write(t, dir)
+		decrypters := []*cms.Decrypter{newDecrypter(t, id.key, id), newDecrypter(t, id.key), newDecrypter(t, id.key, stranger)}
 		isRSA := strings.HasPrefix(id.name, "rsa")
 		for _, tool := range []string{"smime", "cms"} {
 			if tool == "smime" && !isRSA {
@@ -70,8 +71,11 @@ func TestReadOpenSSL(t *testing.T) {
 						if !strings.Contains(opts, "-binary") {
 							want = canonical(unixConfig)
 						}
-						for _, known := range [][]identity{{id}, nil, {stranger}} {
-							m, err := newDecrypter(t, id.key, known...).DecryptBytes(data)
+						for i, d := range decrypters {
+							if i > 0 && form != "DER" {
+								continue // how the key is found does not depend on the form
+							}
+							m, err := d.DecryptBytes(data)
 							require.NoError(t, err, name)
 							require.Equal(t, want, m.Content, name)
 							require.Equal(t, strings.HasSuffix(cipher, "gcm"), m.Authenticated, name)

@@ -41,8 +41,8 @@ type Signed struct {
 }
 
 // Verify checks a SignedData that holds its content, in any form (PEM, MIME, DER, BER). It fails with ErrSignature
-// when no signature is valid, and with ErrUntrusted when none of the valid ones leads to Roots. SHA-256, SHA-384 and
-// SHA-512 are taken, with RSA (PKCS #1 v1.5 and PSS), ECDSA and Ed25519; signed attributes have to be there. The
+// when no signature is valid, and with ErrUntrusted when none of the valid ones leads to Roots. The content has to be of
+// the type id-data. SHA-256, SHA-384 and SHA-512 are taken, with RSA (PKCS #1 v1.5 and PSS), ECDSA and Ed25519; signed attributes have to be there. The
 // certificates' extended key usage is not looked at, their key usage is.
 func Verify(data []byte, cfg VerifyConfig) (*Signed, error) {
 	if cfg.Roots == nil {
@@ -156,6 +156,10 @@ func (s *signedData) parseContent(r *berReader) (err error) {
 	}
 	if s.contentType, err = readOID(r, "signed content type"); err != nil {
 		return err
+	}
+	// The same key may have signed other things, such as a time stamp: those are of another type.
+	if s.contentType != oidData {
+		return unsupported("the signed content is %s, not data", oidName(s.contentType))
 	}
 	if r.peek() == 0 {
 		return unsupported("the signed content is not in the message; sign with -nodetach")

@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/subtle"
 	"fmt"
 	"io"
 	"math/big"
@@ -121,6 +122,70 @@ func TestDecryptPKCS1v15(t *testing.T) {
 			_, err := dec.Decrypt(rand.Reader, make([]byte, 256), opts)
 			require.ErrorIs(t, err, tpmkey.ErrUnsupported)
 		}
+	})
+}
+
+// mask is MGF1 with SHA-256, added to out.
+func mask(out, seed []byte) {
+	for i, counter := 0, byte(0); i < len(out); counter++ {
+		sum := sha256.Sum256(append(bytes.Clone(seed), 0, 0, 0, counter))
+		i += subtle.XORBytes(out[i:], out[i:], sum[:])
+	}
+}
+
+// TestDecryptOAEPBlocks builds OAEP blocks by hand, right and wrong in each way, and compares with the standard library's
+// software key.
+func TestDecryptOAEPBlocks(t *testing.T) {
+	empty := sha256.Sum256(nil)
+	cases := map[string]struct {
+		first  byte
+		change func(db []byte)
+		want   string
+	}{
+		"good":                  {0, func([]byte) {}, "message"},
+		"first byte":            {1, func([]byte) {}, ""},
+		"label hash":            {0, func(db []byte) { db[0] ^= 1 }, ""},
+		"padding not zero":      {0, func(db []byte) { db[40] = 2 }, ""},
+		"no separator":          {0, func(db []byte) { clear(db[32:]) }, ""},
+		"separator at the end":  {0, func(db []byte) { clear(db[32:]); db[len(db)-1] = 1 }, "\x00none"},
+		"separator at once":     {0, func(db []byte) { clear(db[32:]); db[32] = 1 }, "\x00zeros"},
+		"separator in the text": {0, func(db []byte) { db[len(db)-3] = 1 }, "mess\x01ge"},
+	}
+	check := func(t *testing.T, dec crypto.Decrypter) {
+		pub := dec.Public().(*rsa.PublicKey)
+		for name, c := range cases {
+			em := make([]byte, pub.Size())
+			seed, db := em[1:33], em[33:]
+			copy(seed, bytes.Repeat([]byte{0x5a}, 32))
+			copy(db, empty[:])
+			copy(db[len(db)-8:], "\x01message")
+			c.change(db)
+			mask(db, seed)
+			mask(seed, db)
+			em[0] = c.first
+			got, err := dec.Decrypt(rand.Reader, rawEncrypt(pub, em), &rsa.OAEPOptions{Hash: crypto.SHA256})
+			switch c.want {
+			case "":
+				require.ErrorIs(t, err, rsa.ErrDecryption, name)
+			case "\x00none":
+				require.NoError(t, err, name)
+				require.Empty(t, got, name)
+			case "\x00zeros":
+				require.NoError(t, err, name)
+				require.Equal(t, make([]byte, len(db)-33), got, name)
+			default:
+				require.NoError(t, err, name)
+				require.Equal(t, c.want, string(got), name)
+			}
+		}
+	}
+	soft, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	check(t, soft)
+	tpmsim.Each(t, func(t *testing.T, b tpmsim.Backend) {
+		dec, err := create(t, device(t, b.New(t)), tpmkey.RSA(2048, tpmkey.Decrypt)).Decrypter()
+		require.NoError(t, err)
+		check(t, dec)
 	})
 }
 
