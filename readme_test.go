@@ -1,6 +1,9 @@
+//go:build unix
+
 package mooring_test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -8,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +19,9 @@ import (
 
 	"github.com/mooringlib/mooring/internal/peer"
 )
+
+// scriptTimeout bounds one block of the README, compilation included.
+const scriptTimeout = 5 * time.Minute
 
 var fence = regexp.MustCompile("(?ms)^```([a-z]+)\n(.*?)^```$")
 
@@ -104,10 +111,23 @@ func runScript(t *testing.T, script string) {
 		return free[address]
 	})
 	tmp := t.TempDir()
-	cmd := exec.Command("sh", "-eu", "-c", "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n"+script)
+	// What the block leaves running is in its process group, and ends with it.
+	log, err := os.Create(filepath.Join(tmp, "log"))
+	require.NoError(t, err)
+	defer log.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), scriptTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-eu", "-c", script)
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "XDG_CACHE_HOME="+filepath.Join(tmp, "cache"), "GOCACHE="+goCache(t))
-	cmd.WaitDelay = 30 * time.Second
-	out, err := cmd.CombinedOutput()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	err = cmd.Run()
+	if cmd.Process != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+	}
+	out, readErr := os.ReadFile(log.Name())
+	require.NoError(t, readErr)
 	require.NoError(t, err, "%s", out)
 	t.Logf("%s", out)
 }
