@@ -2,6 +2,7 @@ package cms_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -37,5 +38,44 @@ func TestRoundTrip(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestBindCipher binds the content key to the cipher. A message that is relabelled is not decrypted with the same key.
+func TestBindCipher(t *testing.T) {
+	// The vectors of RFC 9709, appendix B.
+	for _, c := range []struct{ cek, alg, want string }{
+		{"c702e7d0a9e064b09ba55245fb733cf3", "301b0609608648016503040106300e040c5c79058ba2f43447639d29e2", "2124ffb29fac4e0fbbc7d5d87492bff3"},
+	} {
+		got, err := cms.BindKey(unhex(c.cek), unhex(c.alg))
+		require.NoError(t, err)
+		require.Equal(t, c.want, hex.EncodeToString(got))
+	}
+	id := identities(t)[1]
+	d := newDecrypter(t, id.key, id)
+	for _, cipher := range []cms.Cipher{cms.AES256GCM, cms.AES256CBC} {
+		der, err := cms.Encrypt(unixConfig, cms.EncryptConfig{Recipients: certs(id), Cipher: cipher, BindCipher: true})
+		require.NoError(t, err)
+		require.Equal(t, cms.KindEncrypted, cms.Detect(der))
+		m, err := d.DecryptBytes(der)
+		require.NoError(t, err)
+		require.Equal(t, unixConfig, m.Content)
+		if cipher != cms.AES256GCM {
+			continue
+		}
+		// Without the wrapping, the same key is not the right one.
+		e := parts(t, der)
+		_, inner, _ := split(t, e.alg)
+		_, _, inner = split(t, inner)
+		e.alg = inner
+		_, err = d.DecryptBytes(e.der())
+		require.Same(t, cms.ErrDecrypt, err)
+		// Wrapped twice is no algorithm.
+		e.alg = tlv(0x30, tlv(6, unhex("2a864886f70d010910031f")), tlv(0x30, tlv(6, unhex("2a864886f70d010910031f")), inner))
+		_, err = d.DecryptBytes(e.der())
+		require.ErrorIs(t, err, cms.ErrUnsupported)
+		e.alg = tlv(0x30, tlv(6, unhex("2a864886f70d010910031f")))
+		_, err = d.DecryptBytes(e.der())
+		require.ErrorIs(t, err, cms.ErrMalformed)
 	}
 }

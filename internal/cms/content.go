@@ -3,12 +3,21 @@ package cms
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"crypto/subtle"
 )
 
 // open decrypts the content. own says that the ciphertext may be overwritten by the plain text. Every failure is
 // ErrDecrypt, and comes after the whole content was worked through.
 func (e *envelope) open(cek []byte, own bool) ([]byte, error) {
+	if e.alg.bound != nil {
+		var err error
+		if cek, err = bindKey(cek, e.alg.bound); err != nil {
+			return nil, ErrDecrypt
+		}
+		defer clear(cek)
+	}
 	block, err := aes.NewCipher(cek)
 	if err != nil {
 		return nil, ErrDecrypt
@@ -17,6 +26,12 @@ func (e *envelope) open(cek []byte, own bool) ([]byte, error) {
 		return e.openGCM(block, own)
 	}
 	return e.openCBC(block, own)
+}
+
+// bindKey derives the key that encrypts the content from the one that the recipients got and from the algorithm
+// identifier (RFC 9709, section 2), so that with another algorithm the key is another one.
+func bindKey(cek, alg []byte) ([]byte, error) {
+	return hkdf.Key(sha256.New, cek, []byte("The Cryptographic Message Syntax"), string(alg), len(cek))
 }
 
 func newGCM(block cipher.Block, a contentAlg) (cipher.AEAD, error) {

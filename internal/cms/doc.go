@@ -26,7 +26,7 @@
 //   - Every count, size and nesting depth is bounded, see limits.go; indefinite lengths are read in one pass.
 //
 //   - Authentication stays what it was only when the reader insists on it: the same content key also decrypts a message
-//     that somebody has relabelled from AES-GCM to AES-CBC, into nonsense. RequireAuthenticated closes that as well.
+//     that somebody has relabelled from AES-GCM to AES-CBC, into nonsense. RequireAuthenticated closes that as well, and so does the sender's BindCipher (RFC 9709).
 //
 // # What it refuses
 //

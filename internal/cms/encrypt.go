@@ -37,6 +37,9 @@ type EncryptConfig struct {
 	Cipher Cipher
 	// KeyIdentifiers names recipients by subject key identifier in place of issuer and serial number.
 	KeyIdentifiers bool
+	// BindCipher derives the key that encrypts the content from the cipher's name (RFC 9709), so that nobody can relabel
+	// an AES-GCM message as an AES-CBC one. OpenSSL 3.0 cannot read it; this package can.
+	BindCipher bool
 }
 
 // Encrypt encrypts content and returns the message in DER.
@@ -59,17 +62,27 @@ func Encrypt(content []byte, cfg EncryptConfig) ([]byte, error) {
 	}
 	slices.SortFunc(infos, bytes.Compare)
 	set := tlv(tagSet, infos...)
-	block, err := aes.NewCipher(cek)
-	if err != nil {
-		return nil, fmt.Errorf("cms: encrypting: %w", err)
-	}
 	switch cfg.Cipher {
 	case AES256GCM:
-		return sealGCM(block, content, set)
+		return sealGCM(cek, content, set, cfg.BindCipher)
 	case AES256CBC:
-		return sealCBC(block, content, set, envelopedVersion(infos))
+		return sealCBC(cek, content, set, envelopedVersion(infos), cfg.BindCipher)
 	}
 	return nil, fmt.Errorf("cms: encrypting: unknown cipher %d", cfg.Cipher)
+}
+
+// contentCipher gives the cipher for the content and the algorithm identifier that goes into the message.
+func contentCipher(cek, alg []byte, bind bool) (cipher.Block, []byte, error) {
+	if bind {
+		var err error
+		if cek, err = bindKey(cek, alg); err != nil {
+			return nil, nil, err
+		}
+		defer clear(cek)
+		alg = tlv(tagSequence, oidTLV(oidCEKHKDF), alg)
+	}
+	block, err := aes.NewCipher(cek)
+	return block, alg, err
 }
 
 // envelopedVersion is 0 when all recipients are key transports by issuer and serial number, which are of version 0,
@@ -84,30 +97,36 @@ func envelopedVersion(infos [][]byte) byte {
 	return 0
 }
 
-func sealGCM(block cipher.Block, content, recipients []byte) ([]byte, error) {
+func sealGCM(cek, content, recipients []byte, bind bool) ([]byte, error) {
+	nonce := make([]byte, minNonce)
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, fmt.Errorf("cms: encrypting: %w", err)
+	}
+	block, alg, err := contentCipher(cek, tlv(tagSequence, oidTLV(oidAES+"\x2e"),
+		tlv(tagSequence, tlv(tagOctets, nonce), []byte{tagInteger, 1, maxTag})), bind)
+	if err != nil {
+		return nil, fmt.Errorf("cms: encrypting: %w", err)
+	}
 	aead, err := cipher.NewGCM(block)
 	if err != nil {
 		return nil, fmt.Errorf("cms: encrypting: %w", err)
 	}
-	nonce := make([]byte, aead.NonceSize())
-	if _, err := rand.Read(nonce); err != nil {
-		return nil, fmt.Errorf("cms: encrypting: %w", err)
-	}
-	alg := tlv(tagSequence, oidTLV(oidAES+"\x2e"),
-		tlv(tagSequence, tlv(tagOctets, nonce), []byte{tagInteger, 1, byte(aead.Overhead())}))
-	m := layout{contentType: oidAuthEnv, recipients: recipients, alg: alg, size: len(content), macSize: aead.Overhead()}
+	m := layout{contentType: oidAuthEnv, recipients: recipients, alg: alg, size: len(content), macSize: maxTag}
 	out := aead.Seal(m.head(), nonce, content, nil)
-	tag := bytes.Clone(out[len(out)-aead.Overhead():])
-	out = appendHeader(out[:len(out)-len(tag)], tagOctets, len(tag))
+	tag := bytes.Clone(out[len(out)-maxTag:])
+	out = appendHeader(out[:len(out)-maxTag], tagOctets, maxTag)
 	return append(out, tag...), nil
 }
 
-func sealCBC(block cipher.Block, content, recipients []byte, version byte) ([]byte, error) {
+func sealCBC(cek, content, recipients []byte, version byte, bind bool) ([]byte, error) {
 	iv := make([]byte, aes.BlockSize)
 	if _, err := rand.Read(iv); err != nil {
 		return nil, fmt.Errorf("cms: encrypting: %w", err)
 	}
-	alg := tlv(tagSequence, oidTLV(oidAES+"\x2a"), tlv(tagOctets, iv))
+	block, alg, err := contentCipher(cek, tlv(tagSequence, oidTLV(oidAES+"\x2a"), tlv(tagOctets, iv)), bind)
+	if err != nil {
+		return nil, fmt.Errorf("cms: encrypting: %w", err)
+	}
 	pad := aes.BlockSize - len(content)%aes.BlockSize
 	m := layout{contentType: oidEnveloped, version: version, recipients: recipients, alg: alg, size: len(content) + pad}
 	out := m.head()

@@ -25,6 +25,7 @@ type contentAlg struct {
 	keyLen int
 	iv     []byte
 	tagLen int
+	bound  []byte // DER of the algorithm that the content key is bound to, or nil
 }
 
 // parseEnvelope reads one message. own says that buf may be overwritten.
@@ -162,13 +163,19 @@ func (e *envelope) check() error {
 	return nil
 }
 
-// parseContentAlg reads the algorithms of RFC 3565 (CBC) and RFC 5084 (GCM).
+// parseContentAlg reads the algorithms of RFC 3565 (CBC) and RFC 5084 (GCM), as they are or within that of RFC 9709.
 func parseContentAlg(der []byte) (contentAlg, error) {
 	oid, params, err := parseAlgorithm(der)
 	if err != nil {
 		return contentAlg{}, err
 	}
 	a := contentAlg{}
+	if oid == oidCEKHKDF {
+		a.bound = params
+		if oid, params, err = parseAlgorithm(params); err != nil {
+			return a, err
+		}
+	}
 	switch oid {
 	case oidAES + "\x02", oidAES + "\x06":
 		a.keyLen, a.name = 16, "AES-128"

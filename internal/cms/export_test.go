@@ -28,8 +28,9 @@ func ToDER(ber []byte) ([]byte, error) {
 	return r.element("test")
 }
 
-// The key wrap, for its published vectors.
+// The key wrap and the key binding, for their published vectors.
 var (
+	BindKey   = bindKey
 	WrapKey   = wrapKey
 	UnwrapKey = unwrapKey
 )

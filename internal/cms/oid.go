@@ -22,6 +22,7 @@ const (
 	oidDigest      = oidPKCS9 + "\x04"                          // id-messageDigest
 	oidSigningTime = oidPKCS9 + "\x05"                          // id-signingTime
 	oidPKCS1       = "\x2a\x86\x48\x86\xf7\x0d\x01\x01"         // 1.2.840.113549.1.1
+	oidCEKHKDF     = oidPKCS9 + "\x10\x03\x1f"                  // id-alg-cek-hkdf-sha256, RFC 9709
 	oidRSA         = oidPKCS1 + "\x01"                          // rsaEncryption
 	oidOAEP        = oidPKCS1 + "\x07"                          // id-RSAES-OAEP
 	oidMGF1        = oidPKCS1 + "\x08"                          // id-mgf1

@@ -112,6 +112,16 @@ func TestReadOpenSSLKeyOptions(t *testing.T) {
 				}
 				try(id, "aes-256-gcm", "ecdh_kdf_md:"+h, "ecdh_cofactor_mode:1")
 			}
+			for _, wrap := range []string{"-aes128-wrap", "-aes192-wrap", "-aes256-wrap", "-des3-wrap"} {
+				data := openssl(t, dir, "cms", "-encrypt", "-binary", "-aes-256-gcm", wrap, "-in", "cfg", "-outform", "DER", id.name+".crt")
+				m, err := newDecrypter(t, id.key).DecryptBytes(data)
+				if wrap == "-des3-wrap" {
+					require.ErrorIs(t, err, cms.ErrUnsupported)
+					continue
+				}
+				require.NoError(t, err, wrap)
+				require.Equal(t, unixConfig, m.Content)
+			}
 			continue
 		}
 		for _, h := range hashes {
