@@ -76,6 +76,17 @@ func (d *ext4Disk) down(t testing.TB) {
 		time.Sleep(time.Millisecond)
 	}
 	require.NoError(t, err)
+	// A mount name space that somebody else is just making or leaving keeps the
+	// file system, and with it the keys. A device that is free can be opened
+	// exclusively.
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		var fd int
+		if fd, err = unix.Open(d.device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0); err == nil {
+			require.NoError(t, unix.Close(fd))
+			return
+		}
+	}
+	require.NoError(t, err)
 }
 
 func (d *ext4Disk) root() string { return d.mount }
