@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -139,7 +140,7 @@ func (m *Manager) evaluate(ctx context.Context, ev evaluation) evaluation {
 		trust := m.anchors
 		m.mu.RUnlock()
 		extra := slices.DeleteFunc(certs, func(c *x509.Certificate) bool { return c.Equal(ev.leaf) })
-		chain, found := trust.Verify(ev.leaf, extra, verify.Options{Now: m.now()})
+		chain, found := trust.Verify(ev.leaf, extra, verify.Options{Now: m.now(), Usages: eitherRole()})
 		ev.chain = chain
 		issues = append(issues, found...)
 	}
@@ -208,7 +209,8 @@ func (ev *evaluation) parse() ([]*x509.Certificate, []verify.Issue) {
 			return nil, issue(verify.Malformed, "%q is there twice", verify.Subject(c))
 		}
 		seen[string(c.Raw)] = true
-		if !c.IsCA {
+		// One that has issued another is a faulty authority, not a leaf.
+		if !c.IsCA && !slices.ContainsFunc(certs, func(o *x509.Certificate) bool { return o != c && bytes.Equal(o.RawIssuer, c.RawSubject) }) {
 			leaves++
 		}
 	}

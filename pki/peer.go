@@ -219,6 +219,11 @@ func (o PeerOptions) usages() []x509.ExtKeyUsage {
 	return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 }
 
+// eitherRole is for certificates whose role in TLS is not known yet.
+func eitherRole() []x509.ExtKeyUsage {
+	return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+}
+
 // VerifyPeer validates the certificates of a peer, leaf first. name, when set, is
 // the DNS name or IP address that it must be for. The error is a
 // [*verify.Failure]. Everything is enforced, revocation included, whatever
@@ -306,7 +311,7 @@ func (m *Manager) sweepPeers(ctx context.Context) error {
 func (m *Manager) lookAtPeer(ctx context.Context, s *peerState) error {
 	now := m.now()
 	leaf := s.peer.Certificates[0]
-	a := m.validate(ctx, question{certs: s.peer.Certificates, trust: s.peer.Trust}, now)
+	a := m.validate(ctx, question{certs: s.peer.Certificates, trust: s.peer.Trust, usages: eitherRole()}, now)
 	err := verify.Failed(a.issues)
 	state := stateOf(a.issues, leaf.NotBefore, leaf.NotAfter, now)
 	text := ""

@@ -163,7 +163,7 @@ func (m *Manager) statusOf(ctx context.Context, e *entry) (Status, bool) {
 	}
 	s := describe(e.name, pair.Leaf)
 	s.PendingKey = e.pending
-	res := m.validate(ctx, question{certs: pairCertificates(pair)}, now)
+	res := m.validate(ctx, question{certs: pairCertificates(pair), usages: eitherRole()}, now)
 	issues := slices.Clone(res.issues)
 	s.judge(issues, now)
 	if verify.Failed(e.problem) != nil {

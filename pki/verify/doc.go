@@ -30,9 +30,6 @@
 //   - a permitted email or URI host is taken to hold the hosts below it, and an
 //     email address in the subject is not looked at: a host is that host alone,
 //     and the subject counts when subjectAltName has no email (4.2.1.10).
-//   - the critical bit of an extension that is understood is not looked at:
-//     authorityKeyIdentifier, subjectKeyIdentifier and authorityInfoAccess must
-//     not be critical (4.2.1.1, 4.2.1.2, 4.2.2.1).
 //   - serial numbers may be zero or longer than 20 octets: they may not (4.1.2.2).
 //   - an empty issuer, an authority with an empty subject, and an empty subject
 //     beside a subjectAltName that is not critical are taken: they are not

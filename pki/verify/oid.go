@@ -8,15 +8,12 @@ import (
 
 // The extensions that have rules here. They are only read.
 var (
-	oidSubjectKeyID      = asn1.ObjectIdentifier{2, 5, 29, 14}
 	oidSubjectAltName    = asn1.ObjectIdentifier{2, 5, 29, 17}
 	oidBasicConstraints  = asn1.ObjectIdentifier{2, 5, 29, 19}
 	oidNameConstraints   = asn1.ObjectIdentifier{2, 5, 29, 30}
-	oidAuthorityKeyID    = asn1.ObjectIdentifier{2, 5, 29, 35}
 	oidPolicyConstraints = asn1.ObjectIdentifier{2, 5, 29, 36}
 	oidInhibitAnyPolicy  = asn1.ObjectIdentifier{2, 5, 29, 54}
 	oidEmailAddress      = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}
-	oidAuthorityInfo     = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 1}
 )
 
 func extension(c *x509.Certificate, oid asn1.ObjectIdentifier) (pkix.Extension, bool) {

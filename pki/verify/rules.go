@@ -165,8 +165,6 @@ func (f *found) extensions(c *x509.Certificate) {
 	}
 	for _, e := range c.Extensions {
 		switch {
-		case e.Critical && (e.Id.Equal(oidAuthorityKeyID) || e.Id.Equal(oidSubjectKeyID) || e.Id.Equal(oidAuthorityInfo)):
-			f.add(Extension, "extension %s is critical and must not be", e.Id)
 		case !e.Critical && e.Id.Equal(oidNameConstraints):
 			f.add(Extension, "nameConstraints are not critical (RFC 5280 section 4.2.1.10)")
 		case !e.Critical && (e.Id.Equal(oidPolicyConstraints) || e.Id.Equal(oidInhibitAnyPolicy)):
