@@ -133,9 +133,9 @@ func TestDirectoryOfTheFscryptToolOpensWithTheRawKey(t *testing.T) {
 	raw := bytes.Repeat([]byte{0x5a, 0x01}, 16)
 	file := filepath.Join(t.TempDir(), "key")
 	require.NoError(t, os.WriteFile(file, raw, 0o600))
-	dir := filepath.Join(d.mount, "made-by-the-tool")
+	dir := filepath.Join(d.Mount, "made-by-the-tool")
 	require.NoError(t, os.Mkdir(dir, 0o700))
-	f.run(t, "setup", d.mount, "--quiet")
+	f.run(t, "setup", d.Mount, "--quiet")
 	f.run(t, "encrypt", dir, "--source=raw_key", "--key="+file, "--name=tpm", "--user=root", "--quiet")
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), []byte(secret), 0o600))
 	f.run(t, "lock", dir, "--quiet")
@@ -145,7 +145,7 @@ func TestDirectoryOfTheFscryptToolOpensWithTheRawKey(t *testing.T) {
 	p, err := fscrypt.GetPolicy(d, dir)
 	require.NoError(t, err)
 	require.Equal(t, fscrypt.NewPolicy(p.Identifier), p, "the tool's settings are ours")
-	store := fsmeta.Store{Mount: d.mount}
+	store := fsmeta.Store{Mount: d.Mount}
 	_, err = store.Open(bytes.Repeat([]byte{1}, 32), p.Identifier)
 	require.ErrorIs(t, err, fsmeta.ErrWrongKey)
 	key, err := store.Open(raw, p.Identifier)
@@ -190,7 +190,7 @@ func TestDirectoriesOnTwoFileSystems(t *testing.T) {
 		t.Run(string(mode), func(t *testing.T) {
 			a, b := newExt4(t, 24<<20), newExt4(t, 24<<20)
 			r := newRig(t, a, newFakeMachine(t), bootNone, mode)
-			r.dirs = []string{filepath.Join(a.mount, "one"), filepath.Join(b.mount, "deep", "two")}
+			r.dirs = []string{filepath.Join(a.Mount, "one"), filepath.Join(b.Mount, "deep", "two")}
 			require.NoError(t, r.handler(t).Enable(t.Context()))
 			r.writeSecrets(t)
 			b.restart(t)
