@@ -15,7 +15,9 @@ const (
 	// queryLinger is how long the others may still take when one source has
 	// answered with the wanted version.
 	queryLinger = 3 * time.Second
-	queryRetry  = 300 * time.Millisecond
+	// queryRetry is the pause before a source is asked again; it doubles.
+	queryRetry = 300 * time.Millisecond
+	queryTries = 4
 )
 
 // Availability is what one source has of one version.
@@ -91,7 +93,7 @@ func (d *Downloader) query(ctx context.Context, sources []Source, version string
 // ask reads the index of one source, again after a fault that may pass.
 func (d *Downloader) ask(ctx context.Context, s Source, version string) answer {
 	a := answer{src: s}
-	for {
+	for try := 1; ; try++ {
 		index, err := s.Fetcher.Index(ctx)
 		if err == nil {
 			d.look(&a, index, version)
@@ -108,7 +110,10 @@ func (d *Downloader) ask(ctx context.Context, s Source, version string) answer {
 		case FaultNotFound, FaultForbidden, FaultTLS, FaultBusy:
 			return a
 		}
-		wait := time.NewTimer(queryRetry)
+		if try == queryTries {
+			return a
+		}
+		wait := time.NewTimer(queryRetry << (try - 1))
 		select {
 		case <-wait.C:
 		case <-ctx.Done():
