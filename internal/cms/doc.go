@@ -26,12 +26,16 @@
 //   - Every count, size and nesting depth is bounded, see limits.go; indefinite lengths are read in one pass.
 //
 //   - Authentication stays what it was only when the reader insists on it: the same content key also decrypts a message
-//     that somebody has relabelled from AES-GCM to AES-CBC, into nonsense. RequireAuthenticated closes that as well, and so does the sender's BindCipher (RFC 9709).
+//     that somebody has relabelled from AES-GCM to AES-CBC, into nonsense. RequireAuthenticated closes that as well, and
+//     so does the sender's BindCipher (RFC 9709).
 //
 // # What it refuses
 //
 // Triple DES, RC2, AES-CCM, password and key-encryption-key recipients (skipped when others are there), compressed
 // data, signatures with MD5 or SHA-1, signatures without signed attributes, multipart/signed mail.
+//
+// It is one package, and larger than most here, because reading and writing, encrypting and signing share the BER reader,
+// the algorithm identifiers and the way certificates are named.
 //
 // Decrypter is safe for use by several goroutines when its key is. The functions are pure.
 package cms

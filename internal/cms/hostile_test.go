@@ -33,7 +33,7 @@ func tlv(tag byte, parts ...[]byte) []byte {
 	case n < 0x10000:
 		out = append(out, 0x82, byte(n>>8), byte(n))
 	default:
-		out = append(out, 0x84, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+		out = append(out, 0x83, byte(n>>16), byte(n>>8), byte(n))
 	}
 	return append(out, body...)
 }

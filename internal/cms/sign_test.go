@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math"
@@ -287,4 +288,44 @@ func TestOwnerClaims(t *testing.T) {
 		_, err := cms.ParseOwnerClaims([]cms.Attribute{{Type: attrs[0].Type, Value: []byte(value)}})
 		require.ErrorIs(t, err, cms.ErrMalformed, "%x", value)
 	}
+}
+
+// TestHugeKeyInChain sends a chain through a certificate whose RSA key would take minutes to use.
+func TestHugeKeyInChain(t *testing.T) {
+	signer := identities(t)[1]
+	n := new(big.Int).Lsh(big.NewInt(1), 1_500_000)
+	huge := &rsa.PublicKey{N: n.Add(n, big.NewInt(1)), E: 1<<31 - 1}
+	now := time.Now()
+	big1 := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "big"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, big1, big1, huge, signer.key)
+	require.NoError(t, err)
+	ca, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "leaf"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour)}
+	der, err = x509.CreateCertificate(rand.Reader, tmpl, big1, signer.key.Public(), signer.key)
+	require.NoError(t, err)
+	// The signature is replaced by one that is as long as the key, in the algorithm of RSA.
+	leaf, err := x509.ParseCertificate(rsaSigned(t, der, huge.Size()))
+	require.NoError(t, err)
+	require.Equal(t, x509.SHA256WithRSA, leaf.SignatureAlgorithm)
+	msg, err := cms.Sign([]byte("x"), cms.SignConfig{Key: signer.key, Certificate: leaf, Chain: []*x509.Certificate{ca}})
+	require.NoError(t, err)
+	start := time.Now()
+	_, err = cms.Verify(msg, cms.VerifyConfig{Roots: pool(identities(t)[2].cert)})
+	t.Log(time.Since(start))
+	require.ErrorIs(t, err, cms.ErrUntrusted)
+	require.Less(t, time.Since(start), 5*time.Second)
+}
+
+// rsaSigned gives a certificate a signature of so many bytes that claims to be RSA.
+func rsaSigned(t *testing.T, der []byte, size int) []byte {
+	t.Helper()
+	ecdsaAlg := tlv(0x30, tlv(6, unhex("2a8648ce3d040302")))
+	rsaAlg := tlv(0x30, tlv(6, unhex("2a864886f70d01010b")), []byte{5, 0})
+	_, body, _ := split(t, der)
+	_, tbs, _ := split(t, body)
+	require.True(t, bytes.Contains(tbs, ecdsaAlg))
+	tbs = bytes.Replace(tbs, ecdsaAlg, rsaAlg, 1)
+	return tlv(0x30, tlv(0x30, tbs), rsaAlg, tlv(3, []byte{0}, bytes.Repeat([]byte{1}, size)))
 }

@@ -192,12 +192,18 @@ func (s *signedData) parseCertificates(r *berReader) error {
 		if tag != tagSequence {
 			continue // attribute certificates and the like, RFC 5652, section 10.2.2
 		}
-		// A certificate that does not parse cannot be the signer's, and must not hide one that does.
-		if cert, err := x509.ParseCertificate(der); err == nil {
+		// A certificate that does not parse cannot be the signer's, and must not hide one that does. One with a huge key
+		// would cost minutes when a chain is looked for.
+		if cert, err := x509.ParseCertificate(der); err == nil && !hugeKey(cert) {
 			s.certs = append(s.certs, cert)
 		}
 	}
 	return r.leave("certificates")
+}
+
+func hugeKey(cert *x509.Certificate) bool {
+	key, ok := cert.PublicKey.(*rsa.PublicKey)
+	return ok && key.N.BitLen() > maxRSABits
 }
 
 func (s *signedData) parseSigners(r *berReader) error {
