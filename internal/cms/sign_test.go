@@ -237,6 +237,18 @@ func TestVerifyChain(t *testing.T) {
 	}
 	_, err := cms.Verify([]byte("x"), cms.VerifyConfig{})
 	require.ErrorContains(t, err, "no roots")
+	_, err = cms.Verify([]byte("x"), cms.VerifyConfig{Roots: pool(root), AnySigner: true})
+	require.ErrorContains(t, err, "roots and any signer")
+	// Anybody's signature, of whatever time, is a checksum and no more.
+	der, err := cms.Sign([]byte("text"), cms.SignConfig{Key: leaf.key, Certificate: good})
+	require.NoError(t, err)
+	s, err := cms.Verify(der, cms.VerifyConfig{AnySigner: true, CurrentTime: now.Add(9999 * time.Hour)})
+	require.NoError(t, err)
+	require.Equal(t, "text", string(s.Content))
+	require.Empty(t, s.Chains)
+	der[bytes.Index(der, []byte("text"))] ^= 1
+	_, err = cms.Verify(der, cms.VerifyConfig{AnySigner: true})
+	require.ErrorIs(t, err, cms.ErrSignature)
 }
 
 func TestSignRefuses(t *testing.T) {

@@ -18,8 +18,12 @@ import (
 
 // VerifyConfig configures Verify.
 type VerifyConfig struct {
-	// Roots are trusted. A signer's own certificate may be among them: that pins the signer. Required.
+	// Roots are trusted. A signer's own certificate may be among them: that pins the signer. Required unless AnySigner.
 	Roots *x509.CertPool
+	// AnySigner takes a valid signature by anybody, with the certificate that the message brings, and looks at no chain
+	// and no time. The signature is no more than a checksum then: for readers that have no owner to trust. It excludes
+	// Roots.
+	AnySigner bool
 	// Certificates are further certificates to find the signer and its chain, beside those in the message.
 	Certificates []*x509.Certificate
 	// CurrentTime is when certificates have to be valid. The zero value means now.
@@ -34,7 +38,7 @@ type Signed struct {
 	Content []byte
 	// Signer is the certificate of the signer that was found trusted first.
 	Signer *x509.Certificate
-	// Chains lead from Signer to Roots.
+	// Chains lead from Signer to Roots. None with AnySigner.
 	Chains [][]*x509.Certificate
 	// Attributes are the signed attributes of that signer, content type and digest left out. No type stands in it twice.
 	Attributes []Attribute
@@ -45,8 +49,8 @@ type Signed struct {
 // the type id-data. SHA-256, SHA-384 and SHA-512 are taken, with RSA (PKCS #1 v1.5 and PSS), ECDSA and Ed25519; signed attributes have to be there. The
 // certificates' extended key usage is not looked at, their key usage is.
 func Verify(data []byte, cfg VerifyConfig) (*Signed, error) {
-	if cfg.Roots == nil {
-		return nil, errors.New("cms: verifying: no roots")
+	if (cfg.Roots == nil) != cfg.AnySigner {
+		return nil, errors.New("cms: verifying: no roots, or roots and any signer")
 	}
 	buf, err := load(bytes.NewReader(data), cfg.MaxSize, KindSigned)
 	if err != nil {
@@ -333,8 +337,13 @@ func (s *signedData) verify(info *signerInfo, cfg VerifyConfig) (*Signed, error)
 		return nil, fmt.Errorf("%w: the signer's certificate is not in the message", ErrSignature)
 	}
 	cert := s.certs[i]
-	if err := info.checkSignature(cert); err != nil {
+	err := info.checkSignature(cert)
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSignature, err)
+	}
+	result := &Signed{Content: s.content, Signer: cert, Attributes: info.attrs}
+	if cfg.AnySigner {
+		return result, nil
 	}
 	if cert.KeyUsage != 0 && cert.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0 {
 		return nil, fmt.Errorf("%w: %s has a key that may not sign", ErrUntrusted, quote(cert.Subject.String()))
@@ -345,12 +354,12 @@ func (s *signedData) verify(info *signerInfo, cfg VerifyConfig) (*Signed, error)
 			pool.AddCert(c)
 		}
 	}
-	chains, err := cert.Verify(x509.VerifyOptions{Roots: cfg.Roots, Intermediates: pool, CurrentTime: cfg.CurrentTime,
+	result.Chains, err = cert.Verify(x509.VerifyOptions{Roots: cfg.Roots, Intermediates: pool, CurrentTime: cfg.CurrentTime,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrUntrusted, quote(cert.Subject.String()), err)
 	}
-	return &Signed{Content: s.content, Signer: cert, Chains: chains, Attributes: info.attrs}, nil
+	return result, nil
 }
 
 // checkSignature verifies the signature over the signed attributes with the certificate's key.
