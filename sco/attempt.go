@@ -187,8 +187,9 @@ func (a *attempt) lookup(ctx context.Context) (missing *refusal, err error) {
 }
 
 func (a *attempt) checkToken(token string) error {
-	s := a.snap.settings
-	claims, err := jot.Verify(token, s.Certificate.PublicKey, a.at)
+	s, w := a.snap.settings, &a.hello.Token
+	split := &jot.Token{Header: w.Header, Before: w.Before, After: w.After, Signature: w.Signature}
+	claims, err := a.snap.tokens.Verify(token, split, a.config.Secret.value, a.at)
 	switch {
 	case errors.Is(err, jot.ErrExpired):
 		return refuse("the token has expired")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mooringlib/mooring/sco/internal/admit"
+	"github.com/mooringlib/mooring/sco/internal/jot"
 	"github.com/mooringlib/mooring/sco/internal/wire"
 )
 
@@ -157,6 +158,7 @@ func (c *Conductor) shed(ctx context.Context, remote net.Addr, why string) {
 type snapshot struct {
 	settings *Settings
 	tls      *tls.Config
+	tokens   *jot.Verifier
 	hostKeys [][]byte
 	err      error
 	checked  time.Time
@@ -177,9 +179,9 @@ func (c *Conductor) snapshot(ctx context.Context) (*snapshot, error) {
 		fresh := &snapshot{settings: s, checked: now, err: s.check(now)}
 		if fresh.err == nil {
 			if old != nil && old.settings == s && old.err == nil {
-				fresh.tls, fresh.hostKeys = old.tls, old.hostKeys
+				fresh.tls, fresh.tokens, fresh.hostKeys = old.tls, old.tokens, old.hostKeys
 			} else {
-				fresh.tls = serverTLS(s)
+				fresh.tls, fresh.tokens = serverTLS(s), jot.NewVerifier(s.Certificate, s.CA)
 				for _, k := range s.SSHHostKeys {
 					fresh.hostKeys = append(fresh.hostKeys, k.Marshal())
 				}
@@ -219,14 +221,16 @@ func (c *Conductor) serve(ctx context.Context, conn net.Conn, slot *admit.Slot) 
 	}
 	tc := tls.Server(conn, snap.tls)
 	_ = conn.SetDeadline(time.Now().Add(tlsTimeout))
-	if err := tc.HandshakeContext(ctx); err != nil {
+	// The end of ctx closes the connection, so the handshake needs no context
+	// of its own, and the goroutine that comes with one.
+	if err := tc.Handshake(); err != nil {
 		log.DebugContext(ctx, "onboarding port: TLS handshake failed", slog.Any("err", err))
 		return
 	}
 	a := &attempt{c: c, conn: tc, snap: snap, slot: slot, remote: conn.RemoteAddr().String(), at: c.cfg.Registry.now(), began: time.Now()}
-	err = a.run(ctx)
-	if err == nil {
-		_ = tc.Close()
+	// After success the connection is just closed, without an alert: the last
+	// message was the router's, and it is authenticated.
+	if err = a.run(ctx); err == nil {
 		return
 	}
 	if ctx.Err() != nil {

@@ -203,7 +203,7 @@ func (g *Registry) Lookup(ctx context.Context, key ssh.PublicKey) (Peer, error) 
 		if n.Status.SSHKey == "" || r.Mode == ModeDisabled {
 			continue
 		}
-		if have, err := parseAuthorizedKey(n.Status.SSHKey); err == nil && ssh.FingerprintSHA256(have) == want {
+		if authorizedFingerprint(n.Status.SSHKey) == want {
 			return Peer{Router: r.Name, Node: n.Name, AssetID: n.AssetID, State: n.Status.State}, nil
 		}
 	}

@@ -2,9 +2,12 @@ package sco
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
@@ -32,14 +35,25 @@ func (r *Router) Keys() []Key {
 		if n.AssetID != "" {
 			keys = append(keys, AssetKey(n.AssetID))
 		}
-		if n.Status.SSHKey != "" {
-			if key, err := parseAuthorizedKey(n.Status.SSHKey); err == nil {
-				keys = append(keys, SSHKey(key))
-			}
+		if fp := authorizedFingerprint(n.Status.SSHKey); fp != "" {
+			keys = append(keys, Key("ssh/"+fp))
 		}
 	}
 	slices.Sort(keys)
 	return slices.Compact(keys)
+}
+
+// authorizedFingerprint is ssh.FingerprintSHA256 of a key in the authorized_keys
+// form, without taking the key apart.
+func authorizedFingerprint(s string) string {
+	_, enc, _ := strings.Cut(s, " ")
+	enc, _, _ = strings.Cut(enc, " ")
+	b, err := base64.StdEncoding.DecodeString(enc)
+	if err != nil || len(b) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(b)
+	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:])
 }
 
 var (

@@ -40,12 +40,13 @@ func (c *Client) session(ctx context.Context, addr string) error {
 	info := Session{ID: rand.Text(), RemoteAddr: addr, Since: c.cfg.Now(), KeyExchange: keyExchange(conn),
 		Version: string(conn.ServerVersion()), Fingerprint: ssh.FingerprintSHA256(key)}
 	c.log.InfoContext(ctx, "connected", "address", addr, "version", quote(info.Version), "key-exchange", info.KeyExchange)
+	// Dial works from the moment that Connected is called.
+	c.setLink(&s.link)
 	if c.cfg.Observer != nil {
 		c.cfg.Observer.Connected(ctx, info)
 	}
 	s.link.do(func() { s.keepAlive(ctx) })
 	s.link.do(func() { s.askForwards(ctx) })
-	c.setLink(&s.link)
 	for chans != nil || reqs != nil {
 		select {
 		case nc, ok := <-chans:

@@ -23,10 +23,7 @@ const (
 	RoleSSHKey Role = 7
 )
 
-const (
-	transcriptLabel = "mooring sco/1 transcript"
-	macLabel        = "mooring sco/1 mac"
-)
+const transcriptLabel = "mooring sco/1 transcript"
 
 // Transcript collects what both sides have said and known.
 type Transcript struct {
@@ -48,22 +45,25 @@ type Transcript struct {
 // Digest hashes everything for one role. Each field is preceded by its length,
 // so that no two transcripts have the same encoding.
 func (t *Transcript) Digest(role Role) [32]byte {
-	h := sha256.New()
+	// The short fields are gathered, so that the hash is fed at few times.
+	head := make([]byte, 0, 512)
 	field := func(b []byte) {
-		var n [4]byte
-		binary.BigEndian.PutUint32(n[:], uint32(len(b)))
-		h.Write(n[:])
-		h.Write(b)
+		head = binary.BigEndian.AppendUint32(head, uint32(len(b)))
+		head = append(head, b...)
 	}
 	field([]byte(transcriptLabel))
-	h.Write([]byte{Version >> 8, Version & 0xff, uint8(role), t.Mode})
+	head = append(head, Version>>8, Version&0xff, uint8(role), t.Mode)
 	field(t.Exporter)
 	field(t.TokenHash[:])
 	field([]byte(t.AssetID))
 	field(t.NonceR[:])
 	field(t.NonceC[:])
+	h := sha256.New()
 	for _, b := range [][]byte{t.HelloBody, t.ChallengeBody, t.ProofBody, t.AcceptBody} {
-		field(b)
+		head = binary.BigEndian.AppendUint32(head, uint32(len(b)))
+		h.Write(head)
+		h.Write(b)
+		head = head[:0]
 	}
 	var out [32]byte
 	h.Sum(out[:0])
@@ -85,11 +85,11 @@ func (k *Keys) Activated(secret []byte) {
 	k.base = mac(secret, k.base)
 }
 
-// MAC authenticates the transcript for a role.
+// MAC authenticates the transcript for a role. The role is in the digest, so no
+// message's MAC is another's.
 func (k *Keys) MAC(role Role, t *Transcript) [MACLen]byte {
 	d := t.Digest(role)
-	key := mac(k.base, append([]byte(macLabel), uint8(role)))
-	return [MACLen]byte(mac(key, d[:]))
+	return [MACLen]byte(mac(k.base, d[:]))
 }
 
 // Verify compares in constant time.
