@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -94,15 +93,15 @@ func (d *Device) decrypt(c *Configuration) error {
 // verify opens a signed configuration and checks who signed it, whom it is for,
 // and whether it is newer than what was installed.
 func (d *Device) verify(c *Configuration, s *state) error {
-	var roots *x509.CertPool
+	cfg := cms.VerifyConfig{CurrentTime: d.clock(), MaxSize: d.cfg.MaxSize}
 	if d.cfg.Owner != nil {
-		roots = d.cfg.Owner.Roots
+		cfg.Roots = d.cfg.Owner.Roots
 	} else {
 		// Nobody is trusted, so nothing is won by the signature; it has to be
 		// whole, as a checksum, and its claims can only narrow what is taken.
-		roots = signersOf(c.Content)
+		cfg.AnySigner = true
 	}
-	signed, err := cms.Verify(c.Content, cms.VerifyConfig{Roots: roots, CurrentTime: d.clock(), MaxSize: d.cfg.MaxSize})
+	signed, err := cms.Verify(c.Content, cfg)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUntrusted, err)
 	}
