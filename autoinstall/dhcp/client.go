@@ -16,7 +16,12 @@ import (
 // server comes up late is not left waiting.
 const DefaultTimeout = 4 * time.Minute
 
-const maxVendorClass = 128
+const (
+	maxVendorClass = 128
+	// refusedWait is how long other servers are waited for after an answer was
+	// refused.
+	refusedWait = 3 * time.Second
+)
 
 // Config is what a [Client] is made of.
 type Config struct {
@@ -129,6 +134,9 @@ func (c *Client) Discover(ctx context.Context) (*autoinstall.Location, error) {
 		switch {
 		case r.err != nil:
 			errs = append(errs, r.err)
+			if errors.Is(r.err, autoinstall.ErrRefused) {
+				defer time.AfterFunc(refusedWait, cancel).Stop()
+			}
 		case first == nil:
 			first = r.loc
 			cancel()

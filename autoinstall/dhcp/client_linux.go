@@ -87,13 +87,25 @@ func (c *Client) discover4(ctx context.Context) (*autoinstall.Location, error) {
 // lease4 asks until a server offers an address together with a place for the
 // configuration, and takes it.
 func (c *Client) lease4(ctx context.Context, client *nclient4.Client) (*nclient4.Lease, Answer, error) {
+	// After an offer that is refused, others have a moment to make a better one.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var refused error
+	var last *time.Timer
+	defer func() {
+		if last != nil {
+			last.Stop()
+		}
+	}()
 	usable := func(p *dhcpv4.DHCPv4) bool {
 		if p.MessageType() != dhcpv4.MessageTypeOffer {
 			return false
 		}
 		a, err := FromV4(p, c.cfg.Vendor)
 		if err != nil {
+			if refused == nil {
+				last = time.AfterFunc(refusedWait, func() { cancel(err) })
+			}
 			refused = err
 			c.cfg.Logger.Warn("offer refused", slog.Any("error", err))
 		}
