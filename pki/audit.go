@@ -2,7 +2,7 @@ package pki
 
 import (
 	"context"
-	"crypto/sha1" //nolint:gosec // only for the fingerprint in the record
+	"crypto/sha1" // only for the fingerprint in the record
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/dsa" //nolint:staticcheck // a key type that is refused
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -569,7 +568,7 @@ func edKey(t *testing.T) crypto.Signer {
 // dsaKey returns a SubjectPublicKeyInfo.
 func dsaKey(t *testing.T) []byte {
 	t.Helper()
-	p := dsa.Parameters{P: new(big.Int).Lsh(big.NewInt(1), 1023), Q: new(big.Int).Lsh(big.NewInt(1), 159), G: big.NewInt(3)}
+	p := struct{ P, Q, G *big.Int }{P: new(big.Int).Lsh(big.NewInt(1), 1023), Q: new(big.Int).Lsh(big.NewInt(1), 159), G: big.NewInt(3)}
 	params, err := asn1.Marshal(p)
 	require.NoError(t, err)
 	y, err := asn1.Marshal(big.NewInt(12345))
@@ -662,7 +661,8 @@ func TestCorpusPeers(t *testing.T) {
 		"many":                  {many, "", pki.PeerOptions{}, verify.TooLarge},
 	} {
 		for range 2 { // the second answer comes from memory
-			err := b.m.VerifyPeer(t.Context(), c.certs, c.host, c.o)
+			c.o.Name = c.host
+			err := b.m.VerifyPeer(t.Context(), c.certs, c.o)
 			if c.want == "" {
 				require.NoError(t, err, name)
 				continue
@@ -670,6 +670,6 @@ func TestCorpusPeers(t *testing.T) {
 			require.True(t, failure(t, err).Has(c.want), "%s: %v", name, err)
 		}
 	}
-	err := b.m.VerifyPeer(t.Context(), []*x509.Certificate{good}, "", pki.PeerOptions{Trust: "other"})
+	err := b.m.VerifyPeer(t.Context(), []*x509.Certificate{good}, pki.PeerOptions{Trust: "other"})
 	require.ErrorContains(t, err, `its trust anchor is "CN=root,O=Test", which is not in the bundle "other"`)
 }

@@ -56,7 +56,6 @@ type entry struct {
 	pending   bool           // a key waits for its certificate
 	state     State
 	renew     renewState
-	status    atomic.Pointer[Status]
 }
 
 // New checks cfg and returns a Manager. It touches nothing: call Open next.

@@ -208,8 +208,13 @@ type PeerOptions struct {
 	// means any bundle.
 	Trust string
 	// Server is set when the peer is the TLS server: its certificate must allow
-	// that, and be for the name in the handshake. Otherwise it is the client.
+	// that. Otherwise it is the client.
 	Server bool
+	// Name is the DNS name or IP address that the certificate must be for.
+	// Empty means any name in [Manager.VerifyPeer], and in a handshake with a
+	// server the ServerName of the configuration. crypto/tls does not tell that
+	// name when it is an IP address, so then it has to be set here.
+	Name string
 }
 
 func (o PeerOptions) usages() []x509.ExtKeyUsage {
@@ -224,17 +229,16 @@ func eitherRole() []x509.ExtKeyUsage {
 	return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
 }
 
-// VerifyPeer validates the certificates of a peer, leaf first. name, when set, is
-// the DNS name or IP address that it must be for. The error is a
+// VerifyPeer validates the certificates of a peer, leaf first. The error is a
 // [*verify.Failure]. Everything is enforced, revocation included, whatever
 // validation modes and [Behavior] are set. The answer is remembered until trust,
 // revocation data or time changes it.
-func (m *Manager) VerifyPeer(ctx context.Context, certs []*x509.Certificate, name string, o PeerOptions) error {
+func (m *Manager) VerifyPeer(ctx context.Context, certs []*x509.Certificate, o PeerOptions) error {
 	if len(certs) == 0 {
 		return &verify.Failure{Issues: []verify.Issue{{Class: verify.Malformed, Text: "the peer has no certificate"}}}
 	}
 	now := m.now()
-	a := m.validate(ctx, question{certs: certs, trust: o.Trust, name: name, usages: o.usages()}, now)
+	a := m.validate(ctx, question{certs: certs, trust: o.Trust, name: o.Name, usages: o.usages()}, now)
 	err := verify.Failed(a.issues)
 	if err != nil {
 		m.counters.peer.count(stateOf(a.issues, certs[0].NotBefore, certs[0].NotAfter, now))

@@ -214,7 +214,6 @@ func (m *Manager) sweepOwn(ctx context.Context) {
 			m.mu.Unlock()
 			continue
 		}
-		e.status.Store(&s)
 		if s.State == e.state {
 			continue
 		}

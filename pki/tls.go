@@ -22,14 +22,14 @@ func (m *Manager) GetClientCertificate(name string) func(*tls.CertificateRequest
 // too, so a certificate that was revoked meanwhile is refused.
 func (m *Manager) VerifyConnection(o PeerOptions) func(tls.ConnectionState) error {
 	return func(cs tls.ConnectionState) error {
-		name := ""
-		if o.Server {
-			if name = cs.ServerName; name == "" {
+		o := o // for this connection alone
+		if o.Server && o.Name == "" {
+			if o.Name = cs.ServerName; o.Name == "" {
 				return errors.New("pki: the name of the server is not set, so it cannot be verified")
 			}
 		}
 		// tls gives no context here; a checker answers from what it has.
-		return m.VerifyPeer(context.Background(), cs.PeerCertificates, name, o)
+		return m.VerifyPeer(context.Background(), cs.PeerCertificates, o)
 	}
 }
 

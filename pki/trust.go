@@ -199,8 +199,11 @@ func (m *Manager) loadTrust(ctx context.Context) error {
 	changed := false
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), ".pem")
-		if !ok || checkName(name) != nil || len(bundles) == maxBundles {
+		if !ok || checkName(name) != nil {
 			continue
+		}
+		if len(bundles) == maxBundles {
+			return fmt.Errorf("pki: trust: there are more than %d bundles", maxBundles)
 		}
 		stamp := fileStamp(m.trustPath(name))
 		if b := old[name]; b != nil && b.stamp == stamp {

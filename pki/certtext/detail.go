@@ -4,7 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // a fingerprint for people
+	"crypto/sha1" // a fingerprint for people
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"

@@ -1,0 +1,100 @@
+package pemtext_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mooringlib/mooring/internal/peer"
+	"github.com/mooringlib/mooring/pki/internal/pemtext"
+)
+
+// TestNoFalseAlarm looks for private keys in certificates that have none.
+func TestNoFalseAlarm(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob(filepath.Join(peer.NeedTestdata(t, "pkits", "certs"), "*.crt"))
+	require.NoError(t, err)
+	require.Greater(t, len(files), 300)
+	for _, name := range files {
+		der, err := os.ReadFile(name)
+		require.NoError(t, err)
+		form, found := pemtext.FindPrivateKey(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+		require.False(t, found, "%s: %s", name, form)
+	}
+	data, err := os.ReadFile(peer.NeedTestdata(t, "x509-limbo", "limbo.json"))
+	require.NoError(t, err)
+	var limbo struct {
+		Testcases []struct {
+			Trusted       []string `json:"trusted_certs"`
+			Intermediates []string `json:"untrusted_intermediates"`
+			Leaf          string   `json:"peer_certificate"`
+		}
+	}
+	require.NoError(t, json.Unmarshal(data, &limbo))
+	for _, c := range limbo.Testcases {
+		for _, text := range append(append(c.Trusted, c.Intermediates...), c.Leaf) {
+			form, found := pemtext.FindPrivateKey([]byte(text))
+			require.False(t, found, "%s: %s", form, text)
+		}
+	}
+}
+
+func TestBlocks(t *testing.T) {
+	t.Parallel()
+	one := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: bytes.Repeat([]byte{1, 2, 3}, 40)})
+	for name, text := range map[string][]byte{
+		"plain": one, "no line breaks": bytes.ReplaceAll(one, []byte("\n"), nil), "CRLF": bytes.ReplaceAll(one, []byte("\n"), []byte("\r\n")),
+		"text around": append([]byte("Certificate:\n-- \n"), append(bytes.Clone(one), "----- the end"...)...),
+	} {
+		blocks, err := pemtext.Blocks(text, 4)
+		require.NoError(t, err, name)
+		require.Equal(t, []pemtext.Block{{Type: "CERTIFICATE", Bytes: bytes.Repeat([]byte{1, 2, 3}, 40)}}, blocks, name)
+	}
+	_, err := pemtext.Blocks(bytes.Repeat(one, 5), 4)
+	require.ErrorIs(t, err, pemtext.ErrTooMany)
+	for n := 12; n < len(one)-2; n++ {
+		_, err := pemtext.Blocks(one[:n], 4)
+		require.Error(t, err, "cut at %d", n)
+	}
+}
+
+func FuzzBlocks(f *testing.F) {
+	one := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: bytes.Repeat([]byte{1, 2, 3}, 40)})
+	f.Add(one)
+	f.Add(bytes.ReplaceAll(one, []byte("\n"), nil))
+	f.Add([]byte("-----BEGIN A-----\n-----END A-----"))
+	f.Add([]byte("-----BEGIN PRIVATE KEY-----"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		_, _ = pemtext.FindPrivateKey(text)
+		blocks, err := pemtext.Blocks(text, 8)
+		if err != nil {
+			return
+		}
+		var out []byte
+		for _, b := range blocks {
+			if len(b.Bytes) == 0 {
+				t.Fatal("an empty block")
+			}
+			out = append(out, pem.EncodeToMemory(&pem.Block{Type: b.Type, Bytes: b.Bytes})...)
+		}
+		again, err := pemtext.Blocks(out, 8)
+		if err == nil && len(again) != len(blocks) {
+			t.Fatalf("%d blocks, then %d", len(blocks), len(again))
+		}
+	})
+}
+
+func BenchmarkFindPrivateKey(b *testing.B) {
+	text := bytes.Repeat(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: bytes.Repeat([]byte{0x30, 0x82, 3}, 400)}), 10)
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		if _, found := pemtext.FindPrivateKey(text); found {
+			b.Fatal("found one")
+		}
+	}
+}
