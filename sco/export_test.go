@@ -4,3 +4,15 @@ import "github.com/mooringlib/mooring/internal/durable"
 
 // SetDurable hands a test's writer to Onboard.
 func (cfg *OnboardConfig) SetDurable(w durable.Writer) { cfg.durable = w }
+
+// For the fuzz targets.
+var (
+	DecodeEnrollment = decodeEnrollment
+	ParseSSHKey      = parseSSHKey
+	VerifySSH        = verifySSH
+	ParseChain       = parseChain
+	CheckAddress     = checkAddress
+)
+
+// Encode is the stored form.
+func (e *Enrollment) Encode() ([]byte, error) { return e.encode() }
