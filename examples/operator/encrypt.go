@@ -38,6 +38,7 @@ func encrypt(args []string, stdin io.Reader, stdout io.Writer) error {
 	signKey := fs.String("sign-key", "", "`file` with the owner's private key in PEM: sign inside the encryption")
 	signCert := fs.String("sign-cert", "", "`file` with the owner's certificate, and its chain, in PEM")
 	counter := fs.Uint64("counter", 0, "`number` of the configuration, 1 or more; a device refuses smaller ones than it has seen")
+	serial := fs.String("serial", "", "serial `number` of the one device that a signed configuration is for (default the name of -out without .enc)")
 	asJSON := fs.Bool("json", false, "print the result as JSON")
 	if err := parse(fs, "-cert F -in CFG -out SERIAL.enc [-cbc] [-sign-key K -sign-cert C -counter N]", args, stdout,
 		"cert", "in", "out"); err != nil {
@@ -50,6 +51,8 @@ func encrypt(args []string, stdin io.Reader, stdout io.Writer) error {
 		return fmt.Errorf("%w: -sign-key and -sign-cert belong together", errUsage)
 	case counted && *signKey == "":
 		return fmt.Errorf("%w: -counter has no effect without -sign-key and -sign-cert", errUsage)
+	case *serial != "" && *signKey == "":
+		return fmt.Errorf("%w: -serial has no effect without -sign-key and -sign-cert", errUsage)
 	case counted && *counter == 0:
 		return fmt.Errorf("%w: -counter begins with 1", errUsage)
 	}
@@ -70,12 +73,15 @@ func encrypt(args []string, stdin io.Reader, stdout io.Writer) error {
 			return err
 		}
 		// The file is what a device with this serial number asks for, so that is the device it is for.
-		serial, ok := strings.CutSuffix(filepath.Base(*out), ".enc")
-		if !ok {
-			return fmt.Errorf("%w: -out %.80q: a signed configuration names its device, so the file has to be called SERIAL.enc", errUsage, *out)
+		if *serial == "" {
+			var ok bool
+			if *serial, ok = strings.CutSuffix(filepath.Base(*out), ".enc"); !ok {
+				return fmt.Errorf("%w: -out %.80q: a signed configuration names its device, so the file has to be called SERIAL.enc, or -serial given",
+					errUsage, *out)
+			}
 		}
-		cfg.Owner.Serial, cfg.Owner.Counter = serial, *counter
-		result.Signed, result.Serial, result.Counter = true, serial, *counter
+		cfg.Owner.Serial, cfg.Owner.Counter = *serial, *counter
+		result.Signed, result.Serial, result.Counter = true, *serial, *counter
 	}
 	configuration, err := readInput(*in, stdin)
 	if err != nil {

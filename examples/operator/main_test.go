@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log"
 	"math/big"
@@ -14,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -113,4 +116,26 @@ func TestParseKeyTellsNothing(t *testing.T) {
 		require.NotContains(t, err.Error(), "topsecret")
 		require.NotContains(t, err.Error(), "dG9wc2VjcmV0")
 	}
+}
+
+func TestExitCodes(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want int
+		text string
+	}{
+		{[]string{"-h"}, 0, ""},
+		{[]string{"fetch", "-h"}, 0, ""},
+		{nil, 2, "operator: usage: a command is missing: fetch or encrypt; operator -h explains\n"},
+		{[]string{"fetch", "-url", "x"}, 2, "operator: usage: -ca is missing; operator fetch -h explains\n"},
+		{[]string{"encrypt", "-cert", "none", "-in", "x", "-out", "y"}, 1, "operator: -cert: open none: no such file or directory\n"},
+	} {
+		var stdout, stderr strings.Builder
+		require.Equal(t, c.want, exitCode(run(context.Background(), c.args, strings.NewReader(""), &stdout), &stderr), "%v", c.args)
+		require.Equal(t, c.text, stderr.String())
+		require.Equal(t, c.want == 0, stdout.Len() > 0)
+	}
+	var stderr strings.Builder
+	require.Equal(t, 1, exitCode(errors.Join(errors.New("operator: a"), errors.New("b")), &stderr))
+	require.Equal(t, "operator: a; b\n", stderr.String())
 }

@@ -3,6 +3,7 @@ package cms_test
 import (
 	"bytes"
 	"encoding/hex"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -77,5 +78,26 @@ func TestBindCipher(t *testing.T) {
 		e.alg = tlv(0x30, tlv(6, unhex("2a864886f70d010910031f")))
 		_, err = d.DecryptBytes(e.der())
 		require.ErrorIs(t, err, cms.ErrMalformed)
+	}
+}
+
+// TestMemory holds a message once, whatever its form: the content is decrypted where it was read.
+func TestMemory(t *testing.T) {
+	const size = 8 << 20
+	id := identities(t)[1]
+	for _, cipher := range []cms.Cipher{cms.AES256GCM, cms.AES256CBC} {
+		der, err := cms.Encrypt(make([]byte, size), cms.EncryptConfig{Recipients: certs(id), Cipher: cipher})
+		require.NoError(t, err)
+		d, err := cms.NewDecrypter(cms.DecrypterConfig{Key: id.key, MaxSize: 2 * size})
+		require.NoError(t, err)
+		for name, data := range map[string][]byte{"DER": der, "PEM": cms.EncodePEM(der)} {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			m, err := d.Decrypt(bytes.NewReader(data))
+			require.NoError(t, err)
+			runtime.ReadMemStats(&after)
+			require.Len(t, m.Content, size)
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(size+size/16), name)
+		}
 	}
 }
