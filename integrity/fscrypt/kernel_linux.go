@@ -73,8 +73,12 @@ func (linux) Device(path string) (uint64, error) {
 }
 
 func (linux) Probe(dir string) error {
-	// A file without a name: it needs the directory's key and a cipher that
-	// works, and the file system forgets it at close.
+	if read, err := probeRead(dir); read || err != nil {
+		return err
+	}
+	// Nothing is there to be read. A file without a name needs the directory's
+	// key and a cipher that works as well, and the file system forgets it at
+	// close.
 	fd, err := open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	switch {
 	case err == nil:
@@ -82,37 +86,47 @@ func (linux) Probe(dir string) error {
 	case errors.Is(err, unix.ENOKEY):
 		return ErrLocked
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EROFS), errors.Is(err, unix.EOPNOTSUPP):
-		// A full or read-only disk is not a broken promise. What is there must
-		// be readable all the same.
-		return probeRead(dir)
+		// A full or read-only disk is not a broken promise.
+		return nil
 	}
 	return &os.PathError{Op: "probe", Path: dir, Err: err}
 }
 
-// probeRead opens the first plain file. A locked directory lists names, but
-// none of its files opens.
-func probeRead(dir string) error {
-	d, err := os.Open(dir)
+// probeRead reads a byte of the first plain file, if there is one. A locked
+// directory lists names, but none of its files opens.
+func probeRead(dir string) (read bool, err error) {
+	d, err := os.OpenFile(dir, openDir, 0)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer d.Close()
 	entries, err := d.ReadDir(maxProbed)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return err
+		return false, err
 	}
 	for _, e := range entries {
 		if !e.Type().IsRegular() {
 			continue
 		}
-		fd, err := open(filepath.Join(dir, e.Name()), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		path := filepath.Join(dir, e.Name())
+		fd, err := open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, unix.ENOENT) {
+			// Somebody removed it meanwhile.
+			continue
+		}
 		if errors.Is(err, unix.ENOKEY) {
-			return ErrLocked
+			return false, ErrLocked
 		}
 		if err != nil {
-			return &os.PathError{Op: "probe", Path: dir, Err: err}
+			return false, &os.PathError{Op: "open", Path: path, Err: err}
 		}
-		return unix.Close(fd)
+		var b [1]byte
+		_, err = unix.Pread(fd, b[:], 0)
+		_ = unix.Close(fd)
+		if err != nil {
+			return false, &os.PathError{Op: "read", Path: path, Err: err}
+		}
+		return true, nil
 	}
-	return nil
+	return false, nil
 }
