@@ -183,10 +183,16 @@ type query struct {
 	depth int
 }
 
-func (q *query) note(format string, args ...any) {
-	if q.trace != nil {
-		q.trace(format, args...)
+// note writes down what came of asking a list.
+func (q *query) note(l *listView, what string) {
+	if q.trace == nil {
+		return
 	}
+	kind := "list"
+	if l.base != nil {
+		kind = "delta list"
+	}
+	q.trace("%s %s from %q: %s", kind, l.meta.Number, l.meta.Source, what)
 }
 
 func (q *query) certificate(cert, issuer *x509.Certificate) Result {
@@ -228,7 +234,9 @@ func (q *query) above(up *trust.Node, r Result) Result {
 				break
 			}
 		}
-		q.note("authority %q:", up.Cert.Subject.String())
+		if q.trace != nil {
+			q.trace("authority %q:", up.Cert.Subject.String())
+		}
 		above := q.one(up.Cert, next)
 		if above.Status == StatusRevoked || above.Status == StatusOnHold {
 			above.Why = fmt.Sprintf("the issuing authority %.200q is revoked: %s", up.Cert.Subject.String(), above.Why)
@@ -267,15 +275,21 @@ func (q *query) one(cert *x509.Certificate, issuer *trust.Node) Result {
 	if err != nil {
 		return Result{Why: "the distribution points of the certificate: " + err.Error()}
 	}
-	q.note("certificate %q, serial number %x", cert.Subject.String(), a.mag)
+	if q.trace != nil {
+		q.trace("certificate %q, serial number %x", cert.Subject.String(), a.mag)
+	}
 	for i := range dps {
-		q.note("distribution point %d %q", i+1, dps[i].URIs)
+		if q.trace != nil {
+			q.trace("distribution point %d %q", i+1, dps[i].URIs)
+		}
 		if r, done := q.point(a, &dps[i]); done {
 			return r
 		}
 	}
-	implied := dist.Implied(cert.RawIssuer)
-	q.note("lists of the issuer itself")
+	implied := dist.Implied(issuer.Subject)
+	if q.trace != nil {
+		q.trace("lists of the issuer itself")
+	}
 	if r, done := q.point(a, &implied); done {
 		return r
 	}
@@ -314,19 +328,26 @@ func (a *answer) result() Result {
 
 // point asks all lists that may speak through one distribution point.
 func (q *query) point(a *answer, p *dist.Point) (Result, bool) {
-	names := p.Issuers
-	if len(names) == 0 {
-		names = [][]byte{a.cert.RawIssuer}
+	if len(p.Issuers) == 0 {
+		return q.lists(a, p, a.issuer.Subject)
 	}
-	for _, n := range names {
+	for _, n := range p.Issuers {
 		key, err := name.KeyOf(n)
 		if err != nil {
 			continue
 		}
-		for _, i := range q.s.byIssuer[key] {
-			if r, done := q.list(a, p, &q.s.lists[i]); done {
-				return r, true
-			}
+		if r, done := q.lists(a, p, key); done {
+			return r, true
+		}
+	}
+	return Result{}, false
+}
+
+// lists asks the complete lists of one issuer.
+func (q *query) lists(a *answer, p *dist.Point, key name.Key) (Result, bool) {
+	for _, i := range q.s.byIssuer[key] {
+		if r, done := q.list(a, p, &q.s.lists[i]); done {
+			return r, true
 		}
 	}
 	return Result{}, false
@@ -335,7 +356,7 @@ func (q *query) point(a *answer, p *dist.Point) (Result, bool) {
 // list asks one complete list, with its delta list.
 func (q *query) list(a *answer, p *dist.Point, l *listView) (Result, bool) {
 	skip := func(why string) (Result, bool) {
-		q.note("list %s from %q: %s", l.meta.Number, l.meta.Source, why)
+		q.note(l, why)
 		a.why = why
 		return Result{}, false
 	}
@@ -363,7 +384,7 @@ func (q *query) list(a *answer, p *dist.Point, l *listView) (Result, bool) {
 		if a.oldest == nil || l.this.Before(a.oldest.this) {
 			a.oldest = l
 		}
-		q.note("list %s from %q: does not name it", l.meta.Number, l.meta.Source)
+		q.note(l, "does not name it")
 	} else {
 		// Of lists that each cover everything the newest counts; of parts, the
 		// oldest.
@@ -371,7 +392,7 @@ func (q *query) list(a *answer, p *dist.Point, l *listView) (Result, bool) {
 		if a.stale == nil || whole && l.next.After(a.stale.next) || !whole && l.next.Before(a.stale.next) {
 			a.stale, a.staleWhy = l, why
 		}
-		q.note("list %s from %q: does not name it, but %s", l.meta.Number, l.meta.Source, why)
+		q.note(l, "does not name it, but "+why)
 	}
 	return Result{}, false
 }
@@ -393,17 +414,14 @@ func (q *query) signerRevoked(a *answer, l *listView) string {
 
 // entry looks the certificate up, in the delta list first.
 func (q *query) entry(a *answer, l *listView) (Result, bool) {
-	key, err := name.KeyOf(a.cert.RawIssuer)
-	if err != nil {
-		return Result{}, false
-	}
+	key := a.issuer.Subject
 	e, ok := q.s.file.Find(l.position, key, a.mag, a.negative)
 	from := l
 	if d := q.s.deltaFor(l); d != nil {
 		if de, dok := q.s.file.Find(d.position, key, a.mag, a.negative); dok {
 			from = d
 			if e, ok = de, true; de.Reason == list.ReasonRemove {
-				q.note("delta list %s from %q: takes it out of the list", d.meta.Number, d.meta.Source)
+				q.note(d, "takes it out of the list")
 				return Result{}, false
 			}
 		}
@@ -424,7 +442,7 @@ func (q *query) entry(a *answer, l *listView) (Result, bool) {
 	if e.Invalidity != index.NoDate {
 		r.InvalidSince = time.Unix(e.Invalidity, 0).UTC()
 	}
-	q.note("list %s from %q: names it, %s at %s", from.meta.Number, from.meta.Source, r.Reason, r.RevokedAt.Format(time.RFC3339))
+	q.note(from, "names it, "+r.Reason+" at "+r.RevokedAt.Format(time.RFC3339))
 	return r, true
 }
 

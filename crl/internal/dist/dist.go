@@ -328,10 +328,6 @@ func (s *Scope) Covers(listIssuer []byte, p *Point, sub Subject) (Reasons, strin
 
 // Implied returns the distribution point that stands for "the list of my
 // issuer" (RFC 5280 section 6.3.3, last step).
-func Implied(issuer []byte) Point {
-	p := Point{Reasons: AllReasons, HasName: true}
-	if k, err := name.KeyOf(issuer); err == nil {
-		p.Names = []string{"d" + string(k[:])}
-	}
-	return p
+func Implied(issuer name.Key) Point {
+	return Point{Reasons: AllReasons, HasName: true, Names: []string{"d" + string(issuer[:])}}
 }

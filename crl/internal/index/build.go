@@ -53,12 +53,17 @@ type Builder struct {
 
 type store struct {
 	spread
-	rec    int
-	blocks [][]bucketBlock
-	count  int
+	rec   int
+	cur   []block    // by bucket, the block that is being filled
+	full  [][][]byte // by bucket, blocks that are full
+	count int
 }
 
-type bucketBlock []byte
+// block is filled up to n.
+type block struct {
+	buf []byte
+	n   int
+}
 
 // NewBuilder returns an empty builder with a layout from a sample, or nil.
 func NewBuilder(layout Layout) *Builder {
@@ -86,31 +91,47 @@ func (b *Builder) store(c Class) *store {
 	if !ok {
 		sp = spread{buckets: 1, shift: 63}
 	}
-	s := &store{spread: sp, rec: c.RecordSize(), blocks: make([][]bucketBlock, sp.buckets)}
+	s := &store{spread: sp, rec: c.RecordSize(), cur: make([]block, sp.buckets), full: make([][][]byte, sp.buckets)}
 	b.stores[c] = s
 	return s
 }
 
 func (s *store) add(mag []byte, w int) []byte {
-	var padded [MaxSerial]byte
-	copy(padded[w-len(mag):w], mag)
+	if len(mag) != w {
+		var padded [MaxSerial]byte
+		copy(padded[w-len(mag):w], mag)
+		mag = padded[:w]
+	}
 	n := 0
 	if s.buckets > 1 {
-		n = s.bucket(padded[:w])
+		n = s.bucket(mag)
 	}
-	list := s.blocks[n]
-	if len(list) == 0 || len(list[len(list)-1]) == cap(list[len(list)-1]) {
-		list = append(list, make(bucketBlock, 0, blockRecords*s.rec))
-		s.blocks[n] = list
+	b := &s.cur[n]
+	if b.n == len(b.buf) {
+		s.grow(n)
 	}
-	block := &list[len(list)-1]
-	at := len(*block)
-	*block = (*block)[:at+s.rec]
-	r := (*block)[at:]
-	copy(r[:w], padded[:w])
+	r := b.buf[b.n : b.n+s.rec]
+	b.n += s.rec
+	copy(r, mag)
 	s.count++
 	return r[w:]
 }
+
+func (s *store) grow(n int) {
+	b := &s.cur[n]
+	if b.n > 0 {
+		s.full[n] = append(s.full[n], b.buf)
+	}
+	*b = block{buf: make([]byte, blockRecords*s.rec)}
+}
+
+// blocks returns what a bucket holds.
+func (s *store) blocks(n int) [][]byte {
+	return append(s.full[n : n+1 : n+1][0], s.cur[n].buf[:s.cur[n].n])
+}
+
+// drop gives the memory of a bucket up.
+func (s *store) drop(n int) { s.full[n], s.cur[n] = nil, block{} }
 
 // Count returns the number of records of kind Main.
 func (b *Builder) Count() int {
@@ -132,8 +153,8 @@ func (b *Builder) Sample(total int) Layout {
 			continue
 		}
 		lo, hi := uint64(1<<64-1), uint64(0)
-		for _, bucket := range s.blocks {
-			for _, block := range bucket {
+		for n := range s.cur {
+			for _, block := range s.blocks(n) {
 				for at := 0; at < len(block); at += s.rec {
 					v := key64(block[at:])
 					lo, hi = min(lo, v), max(hi, v)
@@ -229,13 +250,13 @@ func finishClass(c Class, builders []*Builder, merge func(c Class, a, b []byte) 
 }
 
 func (s *store) pourInto(t *store, w int) {
-	for n, bucket := range s.blocks {
-		for _, block := range bucket {
+	for n := range s.cur {
+		for _, block := range s.blocks(n) {
 			for at := 0; at < len(block); at += s.rec {
 				copy(t.add(block[at:at+w], w), block[at+w:at+s.rec])
 			}
 		}
-		s.blocks[n] = nil
+		s.drop(n)
 	}
 	s.count = 0
 }
@@ -250,14 +271,13 @@ type sorter struct {
 func (t *sorter) sort(c Class, stores []*store, n int, merge func(c Class, a, b []byte) bool) ([]byte, int) {
 	buf := t.buf[:0]
 	for _, s := range stores {
-		if n >= len(s.blocks) {
+		if n >= len(s.cur) {
 			continue
 		}
-		for i, block := range s.blocks[n] {
+		for _, block := range s.blocks(n) {
 			buf = append(buf, block...)
-			s.blocks[n][i] = nil
 		}
-		s.blocks[n] = nil
+		s.drop(n)
 	}
 	t.buf = buf
 	if len(buf) == 0 {
@@ -292,8 +312,8 @@ func (t *sorter) sort(c Class, stores []*store, n int, merge func(c Class, a, b 
 	}
 	if full > crowded {
 		sort.Sort(&records{out, rec, w})
-	} else {
-		insertion(out, rec, w)
+	} else if !insertion(out, rec, w, off) {
+		return out, 0
 	}
 	return dedup(c, out, merge)
 }
@@ -313,20 +333,39 @@ func (t *sorter) keyOffset(buf []byte, rec, w int) int {
 	return min(common, w-8)
 }
 
-func insertion(buf []byte, rec, w int) {
+// insertion sorts records that are nearly in order, and reports whether two keys
+// may be the same. The keys have their first off bytes in common.
+func insertion(buf []byte, rec, w, off int) (same bool) {
 	var tmp [maxRecord]byte
+	prev := key64(buf[off:])
 	for at := rec; at < len(buf); at += rec {
-		if bytes.Compare(buf[at-rec:at-rec+w], buf[at:at+w]) <= 0 {
+		key := key64(buf[at+off:])
+		if prev < key {
+			prev = key
+			continue
+		}
+		c := 1
+		if prev == key {
+			c = bytes.Compare(buf[at-rec:at-rec+w], buf[at:at+w])
+		}
+		if c <= 0 {
+			same = same || c == 0
 			continue
 		}
 		copy(tmp[:rec], buf[at:at+rec])
 		to := at
-		for to > 0 && bytes.Compare(buf[to-rec:to-rec+w], tmp[:w]) > 0 {
+		for to > 0 {
+			c := bytes.Compare(buf[to-rec:to-rec+w], tmp[:w])
+			same = same || c == 0
+			if c <= 0 {
+				break
+			}
 			copy(buf[to:to+rec], buf[to-rec:to])
 			to -= rec
 		}
 		copy(buf[to:], tmp[:rec])
 	}
+	return same
 }
 
 func dedup(c Class, buf []byte, merge func(c Class, a, b []byte) bool) ([]byte, int) {

@@ -196,9 +196,12 @@ func (v *View) Find(mag []byte) (payload []byte, ok bool) {
 	if len(mag) > w || v.Count == 0 {
 		return nil, false
 	}
-	var padded [MaxSerial]byte
-	copy(padded[w-len(mag):w], mag)
-	key := padded[:w]
+	key := mag
+	if len(mag) < w {
+		var padded [MaxSerial]byte
+		copy(padded[w-len(mag):w], mag)
+		key = padded[:w]
+	}
 	s := slot(key, int(v.Skip), int(v.Bits))
 	lo := int(binary.LittleEndian.Uint32(v.Fan[4*s:]))
 	hi := int(binary.LittleEndian.Uint32(v.Fan[4*s+4:]))

@@ -172,7 +172,7 @@ type entryReader struct {
 	buf     []byte
 	// day remembers the last date, since neighbours share it often.
 	dayText                     [6]byte
-	daySeconds                  int64
+	daySeconds                  uint32
 	extensions, indirect, delta bool
 }
 
@@ -248,34 +248,28 @@ func (r *entryReader) fast(b []byte) int {
 
 // utc reads a UTCTime from 1970 on.
 func (r *entryReader) utc(s []byte) (uint32, bool) {
-	if s[12] != 'Z' {
+	_ = s[12]
+	// A byte that is no digit makes a value above nine.
+	h1, h2, m1, m2, s1, s2 := s[6]-'0', s[7]-'0', s[8]-'0', s[9]-'0', s[10]-'0', s[11]-'0'
+	if h1 > 2 || h2 > 9 || m1 > 5 || m2 > 9 || s1 > 5 || s2 > 9 || s[12] != 'Z' {
 		return 0, false
 	}
-	h, ok1 := two(s[6], s[7])
-	m, ok2 := two(s[8], s[9])
-	sec, ok3 := two(s[10], s[11])
-	if !ok1 || !ok2 || !ok3 || h > 23 || m > 59 || sec > 59 {
+	h := uint32(h1)*10 + uint32(h2)
+	if h > 23 {
 		return 0, false
 	}
+	secs := h*3600 + (uint32(m1)*10+uint32(m2))*60 + uint32(s1)*10 + uint32(s2)
 	if day := [6]byte(s); day != r.dayText {
 		t, err := time.Parse("060102", string(day[:]))
 		if err != nil {
 			return 0, false
 		}
-		if t.Year() >= 2050 {
+		if t.Year() >= 2050 || t.Year() < 1970 {
 			return 0, false
 		}
-		if t.Year() < 1970 {
-			return 0, false
-		}
-		r.dayText, r.daySeconds = day, t.Unix()
+		r.dayText, r.daySeconds = day, uint32(t.Unix())
 	}
-	return uint32(r.daySeconds + int64(h*3600+m*60+sec)), true
-}
-
-func two(a, b byte) (int, bool) {
-	a, b = a-'0', b-'0'
-	return int(a)*10 + int(b), a <= 9 && b <= 9
+	return r.daySeconds + secs, true
 }
 
 // slow reads an entry of any shape.

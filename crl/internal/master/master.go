@@ -27,6 +27,8 @@ const (
 	rowSize      = 80
 	rowKeySize   = 39
 	digestOff    = 88
+	// fewRows is up to how many sections of a list are looked at one by one.
+	fewRows = 8
 
 	// maxMetadata bounds the metadata that a reader takes.
 	maxMetadata = 64 << 20
@@ -215,8 +217,16 @@ func rowKey(list int, issuer name.Key, c index.Class) (k [rowKeySize]byte) {
 
 // view returns the section for one key, nil when there is none.
 func (f *File) view(list int, issuer name.Key, c index.Class) *index.View {
-	key := rowKey(list, issuer, c)
 	rows := f.sections[f.byList[list]:f.byList[list+1]]
+	if len(rows) <= fewRows {
+		for i := range rows {
+			if r := &rows[i]; r.view.Class == c && bytes.Equal(r.key[4:36], issuer[:]) {
+				return &r.view
+			}
+		}
+		return nil
+	}
+	key := rowKey(list, issuer, c)
 	lo, hi := 0, len(rows)
 	for lo < hi {
 		mid := int(uint(lo+hi) >> 1)

@@ -48,7 +48,6 @@ func TestEqual(t *testing.T) {
 	} {
 		require.Equal(t, c.equal, name.Equal(base, c.other), what)
 	}
-	require.False(t, name.Equal([]byte{5, 0}, []byte{5, 0}), "what is no name equals nothing")
 	require.True(t, name.Equal(dn(append(atv(10, 0x13, "a"), atv(3, 0x0c, "b")...)), dn(append(atv(3, 0x0c, "B"), atv(10, 0x0c, "A")...))), "order within a component")
 }
 
@@ -58,7 +57,7 @@ func FuzzKeyOf(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		k, err := name.KeyOf(data)
 		again, err2 := name.KeyOf(data)
-		if k != again || (err == nil) != (err2 == nil) || (err == nil) != name.Equal(data, data) {
+		if k != again || (err == nil) != (err2 == nil) || !name.Equal(data, data) {
 			t.Fatal("not stable")
 		}
 	})
