@@ -281,7 +281,7 @@ func TestBadAnswers(t *testing.T) {
 		"server error": {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "x", 500) }, operator.ErrUnavailable},
 		"rate limited": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Retry-After", "60")
-			http.Error(w, "x", 429)
+			http.Error(w, "x", http.StatusTooManyRequests)
 		}, operator.ErrUnavailable},
 		"no content": {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) }, operator.ErrUnavailable},
 		"gone":       {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(410) }, operator.ErrNotPublished},
