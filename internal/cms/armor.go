@@ -53,7 +53,11 @@ const (
 	armorMIME
 )
 
-var pemBegin = [][]byte{[]byte("-----BEGIN PKCS7-----"), []byte("-----BEGIN CMS-----")}
+// pemBegin holds the first lines of PEM: those of openssl smime and cms, and those of gpgsm.
+var pemBegin = [][]byte{
+	[]byte("-----BEGIN PKCS7-----"), []byte("-----BEGIN CMS-----"),
+	[]byte("-----BEGIN ENCRYPTED MESSAGE-----"), []byte("-----BEGIN SIGNED MESSAGE-----"),
+}
 
 // Detect tells from the first bytes of a file what it is; head should hold DetectLen bytes, or the whole file when it
 // is shorter. White space and a byte order mark in front of PEM and MIME are skipped. A PEM block further below is
