@@ -53,10 +53,12 @@ const (
 	armorMIME
 )
 
-// pemBegin holds the first lines of PEM: those of openssl smime and cms, and those of gpgsm.
-var pemBegin = [][]byte{
-	[]byte("-----BEGIN PKCS7-----"), []byte("-----BEGIN CMS-----"),
-	[]byte("-----BEGIN ENCRYPTED MESSAGE-----"), []byte("-----BEGIN SIGNED MESSAGE-----"),
+// pemBegins gives the first lines of PEM: those of openssl smime and cms, and those of gpgsm.
+func pemBegins() []string {
+	return []string{
+		"-----BEGIN PKCS7-----", "-----BEGIN CMS-----",
+		"-----BEGIN ENCRYPTED MESSAGE-----", "-----BEGIN SIGNED MESSAGE-----",
+	}
 }
 
 // Detect tells from the first bytes of a file what it is; head should hold DetectLen bytes, or the whole file when it
@@ -75,9 +77,9 @@ func detect(head []byte) (Kind, armor) {
 		return kind, armorNone
 	}
 	text := bytes.TrimLeft(bytes.TrimPrefix(head, []byte("\xef\xbb\xbf")), " \t\r\n")
-	for _, begin := range pemBegin {
-		if bytes.HasPrefix(text, begin) {
-			return bodyKind(text[len(begin):]), armorPEM
+	for _, begin := range pemBegins() {
+		if rest, ok := bytes.CutPrefix(text, []byte(begin)); ok {
+			return bodyKind(rest), armorPEM
 		}
 	}
 	h, err := readMIMEHeader(bufio.NewReader(bytes.NewReader(text)))

@@ -398,7 +398,7 @@ func TestDetect(t *testing.T) {
 		"PEM":                   {string(cms.EncodePEM(enc)), cms.KindEncrypted},
 		"PEM, spaces before":    {"\r\n \t" + string(cms.EncodePEM(enc)), cms.KindEncrypted},
 		"PEM, byte order mark":  {"\xef\xbb\xbf" + string(cms.EncodePEM(enc)), cms.KindEncrypted},
-		"PEM, label of gpgsm":     {strings.ReplaceAll(string(cms.EncodePEM(enc)), " CMS-", " ENCRYPTED MESSAGE-"), cms.KindEncrypted},
+		"PEM, label of gpgsm":   {strings.ReplaceAll(string(cms.EncodePEM(enc)), " CMS-", " ENCRYPTED MESSAGE-"), cms.KindEncrypted},
 		"PEM, signed":           {string(cms.EncodePEM(signed)), cms.KindSigned},
 		"PEM, cut after label":  {"-----BEGIN CMS-----", cms.KindOther},
 		"PEM, nonsense":         {"-----BEGIN CMS-----\n!!!!\n", cms.KindOther},
