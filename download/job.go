@@ -319,7 +319,6 @@ func (j *job) fetch(ctx context.Context, sources []Source, sequenced bool) (offe
 	}
 	j.set(state, "")
 	r := newRound(j, j.image, m, offers)
-	r.sequenced = sequenced
 	if err := r.run(ctx); err != nil {
 		// What was verified stays, whatever comes next.
 		if cerr := j.image.Checkpoint(); cerr != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -35,19 +36,45 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child downloads: base URL, repository (for the key), state, out.
+// child downloads: base URL, state, out, and a word when checkpoints are to be
+// often; or it copies: the word copy, URL, out.
 func child(args []string) error {
+	if args[0] == "copy" {
+		return goCopy(args[1], args[2])
+	}
 	f := &fixture{}
 	t := &failer{}
 	f.prepare(t)
 	cfg := f.config(t, httpSource(t, download.KindArtifactory, args[0]))
 	cfg.StateDir = args[1]
-	cfg.Tuning.Checkpoint = 50 * time.Millisecond
+	cfg.Policy, cfg.Lab, cfg.Tuning = nil, false, download.Tuning{}
+	if len(args) > 3 {
+		cfg.Tuning.Checkpoint = 50 * time.Millisecond
+	}
 	d, err := download.New(cfg)
 	if err != nil {
 		return err
 	}
 	_, err = d.Download(context.Background(), download.Request{Version: version, Out: args[2]})
+	if status, rerr := os.ReadFile("/proc/self/status"); rerr == nil {
+		_, _ = os.Stdout.Write(status) // how much memory it took
+	}
+	return err
+}
+
+// goCopy is the plainest client: one connection, a large buffer, no check.
+func goCopy(url, out string) error {
+	resp, err := http.Get(url) //nolint:gosec,noctx // a benchmark's own server
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	f, err := os.Create(out)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{resp.Body}, make([]byte, 256<<10))
 	return err
 }
 
@@ -128,7 +155,7 @@ func TestKilledAtRandomMoments(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	run := func() (*exec.Cmd, *bytes.Buffer) {
 		cmd := exec.CommandContext(t.Context(), self)
-		cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{server.URL, filepath.Join(dir, "state"), out}, "|"))
+		cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{server.URL, filepath.Join(dir, "state"), out, "often"}, "|"))
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		require.NoError(t, cmd.Start())

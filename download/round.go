@@ -32,6 +32,8 @@ const (
 	firstRequest   = 4 << 20
 	largestRequest = 32 << 20
 	requestTime    = 4 * time.Second
+	gatherBytes    = 16 << 10
+	gatherTime     = 100 * time.Millisecond
 	scheduleTick   = 100 * time.Millisecond
 )
 
@@ -70,13 +72,12 @@ func (l *link) has(chunk int) bool { return l.entry.Complete() || l.entry.Have.C
 // round is one attempt: all links from the first request until the image is
 // complete or every link is down.
 type round struct {
-	j         *job
-	im        *partial.Image
-	m         *repo.Manifest
-	tune      Tuning
-	sequenced bool // only the peer; wait for what it does not have yet
-	wake      chan struct{}
-	wg        sync.WaitGroup
+	j    *job
+	im   *partial.Image
+	m    *repo.Manifest
+	tune Tuning
+	wake chan struct{}
+	wg   sync.WaitGroup
 
 	mu      sync.Mutex
 	links   []*link

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -609,4 +610,87 @@ func TestManifestExpiryDoesNotTouchWhatIsThere(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "precious", string(data))
 	})
+}
+
+func TestSeveralSourcesShareByTheirSpeed(t *testing.T) {
+	simulate(t, 12<<20, func(t *testing.T, f *fixture) {
+		slow, fast := newFake(t, f), newFake(t, f)
+		slow.rate, fast.rate = 100<<10, 400<<10
+		cfg := f.product(t, slow.source(download.KindConductor1), fast.source(download.KindConductor2))
+		cfg.Tuning.MaxSources, cfg.Tuning.MaxConnections = 2, 2
+		begin := time.Now()
+		out := filepath.Join(t.TempDir(), "i")
+		st, err := get(t, cfg, out)
+		require.NoError(t, err)
+		f.requireImage(t, out)
+		require.Equal(t, int64(len(f.image)), st.Received)
+		share := float64(fast.sent) / float64(slow.sent)
+		require.InDelta(t, 4, share, 1, "chunks follow the measured speed")
+		ideal := float64(len(f.image)) / (2 * 500 << 10)
+		require.Less(t, time.Since(begin).Seconds(), ideal*1.15)
+
+		// By default one source is used at a time, and the second stays unasked.
+		slow.sent, fast.sent = 0, 0
+		cfg.Tuning.MaxSources, cfg.StateDir = 0, stateDir(t)
+		_, err = get(t, cfg, filepath.Join(t.TempDir(), "i"))
+		require.NoError(t, err)
+		require.Zero(t, fast.sent)
+	})
+}
+
+// Connections are added while they bring something: on a link that each of them
+// shares nothing with, all are used; on one that is full, few.
+func TestConnectionsFollowWhatTheyBring(t *testing.T) {
+	for name, tc := range map[string]struct {
+		share     bool
+		low, high int
+	}{"each brings its own": {false, 16, 16}, "the link is full": {true, 1, 6}} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, 32<<20, func(t *testing.T, f *fixture) {
+				k := newFake(t, f)
+				var active atomic.Int64
+				k.open = func(ctx context.Context, off, n int64) (*download.Body, error) {
+					active.Add(1)
+					context.AfterFunc(ctx, func() { active.Add(-1) })
+					return &download.Body{Offset: off, ReadCloser: io.NopCloser(&sharedBody{ctx, f.image[off : off+n], func() int64 {
+						if tc.share {
+							return 2 << 20 / max(active.Load(), 1)
+						}
+						return 128 << 10
+					}})}, nil
+				}
+				cfg := f.product(t, k.source(download.KindArtifactory))
+				most := 0
+				cfg.Progress = func(st download.Status) { most = max(most, st.Connections) }
+				_, err := get(t, cfg, filepath.Join(t.TempDir(), "i"))
+				require.NoError(t, err)
+				require.GreaterOrEqual(t, most, tc.low)
+				require.LessOrEqual(t, most, tc.high)
+			})
+		})
+	}
+}
+
+// sharedBody reads at a rate that may change.
+type sharedBody struct {
+	ctx  context.Context
+	data []byte
+	rate func() int64
+}
+
+func (b *sharedBody) Read(p []byte) (int, error) {
+	if len(b.data) == 0 {
+		return 0, io.EOF
+	}
+	n := min(len(p), len(b.data), 8<<10)
+	t := time.NewTimer(time.Duration(n) * time.Second / time.Duration(b.rate()))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-b.ctx.Done():
+		return 0, b.ctx.Err()
+	}
+	copy(p, b.data[:n])
+	b.data = b.data[n:]
+	return n, nil
 }

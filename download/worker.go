@@ -187,12 +187,19 @@ func (in *intake) skip(ctx context.Context, to int64) error {
 	return nil
 }
 
-// fill reads one chunk.
+// fill reads one chunk. Small reads are put together, but never so many that a
+// killed process would lose more than a chunk over all its connections.
 func (in *intake) fill(ctx context.Context, sink *partial.Sink) error {
 	for sink.Left() > 0 {
 		in.w.left.Store(sink.Left())
 		b := in.w.r.im.Buffer()
-		n, err := in.read(ctx, b[:min(int64(len(b)), sink.Left())])
+		want := int(min(int64(len(b)), sink.Left()))
+		n, err := 0, error(nil)
+		for begun := time.Now(); err == nil && n < min(want, gatherBytes) && (n == 0 || time.Since(begun) < gatherTime); {
+			var k int
+			k, err = in.read(ctx, b[n:want])
+			n += k
+		}
 		if n > 0 {
 			sink.Put(b[:n])
 		} else {

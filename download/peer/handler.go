@@ -146,6 +146,7 @@ func (h *Handler) send(w http.ResponseWriter, r *http.Request, a answer) {
 	if err != nil {
 		// A download that finished a moment ago has moved its file.
 		h.cfg.Logger.Warn("image cannot be opened", "file", a.held.File, "error", err)
+		h.rescan()
 		http.Error(w, "the image is not there at the moment", http.StatusServiceUnavailable)
 		return
 	}

@@ -44,6 +44,13 @@ func (h *Handler) scanIndex() *repo.Index {
 	return x
 }
 
+// rescan makes the next request look at the folder again.
+func (h *Handler) rescan() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.scanned = time.Time{}
+}
+
 // scan looks at the folder, at most a few times a second.
 func (h *Handler) scan() {
 	if now := time.Now(); now.Sub(h.scanned) < scanEvery && now.After(h.scanned) {

@@ -56,8 +56,12 @@ var errRedirect = errors.New("redirect")
 // does no I/O.
 func NewHTTP(cfg HTTPConfig) (*HTTP, error) {
 	u, err := url.Parse(cfg.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("source: url %.200q: want http:// or https://, a host, and no query", cfg.URL)
+	if err != nil {
+		// What cannot be parsed may hold a password anywhere.
+		return nil, errors.New("source: url: it cannot be parsed; want http:// or https:// and a host")
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("source: url %.200q: want http:// or https://, a host, and no query", u.Redacted())
 	}
 	if cfg.TLS != nil && cfg.TLS.InsecureSkipVerify && cfg.TLS.VerifyConnection == nil {
 		return nil, errors.New("source: a TLS configuration that does not verify the server is not taken")
