@@ -229,6 +229,16 @@ func (w *world) raw(signers ...ssh.Signer) (*ssh.Client, error) {
 	})
 }
 
+// rawChannels is raw without the client that answers channels by itself.
+func (w *world) rawChannels() (ssh.Conn, <-chan ssh.NewChannel) {
+	w.tb.Helper()
+	conn, chans, reqs, err := ssh.NewClientConn(dialTCP(w.tb, w.addr), w.addr, &ssh.ClientConfig{
+		User: "router", Auth: []ssh.AuthMethod{ssh.PublicKeys(w.router)}, HostKeyCallback: ssh.FixedHostKey(w.hostKey.PublicKey())})
+	require.NoError(w.tb, err)
+	go ssh.DiscardRequests(reqs)
+	return conn, chans
+}
+
 // echo listens on loopback and sends back what it gets, with a half-close.
 func echo(tb testing.TB) string {
 	tb.Helper()

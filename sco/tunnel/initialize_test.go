@@ -116,9 +116,9 @@ func TestInitializeIsRepeatedAfterALostAnswer(t *testing.T) {
 	in := &initializer{config: []byte("c"), outcome: make(chan outcome, 8)}
 	w := newWorld(t, func(cfg *tunnel.ServerConfig) { cfg.Initializer = in })
 	// The first router takes the configuration and goes away without a word.
-	cl, err := w.raw(w.router)
-	require.NoError(t, err)
-	nc := <-cl.HandleChannelOpen("initialize@mooringlib")
+	cl, chans := w.rawChannels()
+	nc := <-chans
+	require.Equal(t, "initialize@mooringlib", nc.ChannelType())
 	ch, _, err := nc.Accept()
 	require.NoError(t, err)
 	_, err = ch.Read(make([]byte, 1))
@@ -151,10 +151,9 @@ func TestInitializeAnswerIsBounded(t *testing.T) {
 			in := &initializer{config: []byte("c"), outcome: make(chan outcome, 8)}
 			log := newCapture()
 			w := newWorld(t, func(cfg *tunnel.ServerConfig) { cfg.Initializer, cfg.Logger = in, log.logger() })
-			cl, err := w.raw(w.router)
-			require.NoError(t, err)
+			cl, chans := w.rawChannels()
 			defer cl.Close()
-			ch, reqs, err := (<-cl.HandleChannelOpen("initialize@mooringlib")).Accept()
+			ch, reqs, err := (<-chans).Accept()
 			require.NoError(t, err)
 			go ssh.DiscardRequests(reqs)
 			_, _ = ch.Write(answer)
