@@ -61,8 +61,8 @@ func pemBegins() []string {
 	}
 }
 
-// Detect tells from the first bytes of a file what it is; head should hold DetectLen bytes, or the whole file when it
-// is shorter. White space and a byte order mark in front of PEM and MIME are skipped. A PEM block further below is
+// Detect tells from the first bytes of a file what it is; head should hold DetectLen bytes or more, or the whole file
+// when it is shorter. White space and a byte order mark in front of PEM and MIME are skipped. A PEM block further below is
 // part of a plain file: configurations do hold certificates.
 func Detect(head []byte) Kind {
 	kind, _ := detect(head)
@@ -73,6 +73,7 @@ func detect(head []byte) (Kind, armor) {
 	if len(head) == 0 {
 		return KindEmpty, armorNone
 	}
+	head = head[:min(len(head), DetectLen)]
 	if kind := binaryKind(head); kind != KindPlain {
 		return kind, armorNone
 	}
