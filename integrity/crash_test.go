@@ -203,3 +203,24 @@ func TestWrongKeyOpensNothing(t *testing.T) {
 	r.requireLocked(t)
 	require.False(t, r.gate.isAllowed())
 }
+
+// TestKeyMovesBetweenKindsOfPolicies wraps the key anew for each kind of policy
+// on a real TPM.
+func TestKeyMovesBetweenKindsOfPolicies(t *testing.T) {
+	tpmsim.Each(t, func(t *testing.T, b tpmsim.Backend) {
+		r := newRig(t, newFakeDisk(t), newSimMachine(b)(t), bootNone, integrity.ModeDirect)
+		require.NoError(t, r.handler(t).Enable(t.Context()))
+		r.writeSecrets(t)
+		for _, next := range []boot{bootLiteral, bootSigned, bootNone, bootSigned, bootLiteral} {
+			r.powerCycle(t)
+			r.machine.sign(t, 16, false)
+			require.NoError(t, r.handler(t).Rewrap(t.Context(), r.machine.wrapper(t, next)), next)
+			require.NotEqual(t, r.boot, next)
+			r.powerCycle(t)
+			require.Equal(t, cause.RecordCorrupt, cause.Of(r.handler(t).RunOnce(t.Context())), "the old configuration no longer opens")
+			r.boot = next
+			require.NoError(t, r.handler(t).RunOnce(t.Context()))
+			r.requireSecrets(t)
+		}
+	})
+}

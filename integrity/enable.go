@@ -313,13 +313,24 @@ func (h *Handler) rewrap(ctx context.Context, next KeyWrapper) error {
 	if err != nil {
 		return fmt.Errorf("integrity: %w", err)
 	}
-	if err := h.trial(ctx, next, stored, key); err != nil {
+	if err := h.accept(ctx, next, stored, key); err != nil {
 		return errors.Join(err, h.slots.Drop(stored))
 	}
 	if err := h.slots.Drop(rec); err != nil {
 		return fmt.Errorf("integrity: %w", err)
 	}
 	return nil
+}
+
+// accept proves that next opens the record that was stored for it, and vouches
+// for it.
+func (h *Handler) accept(ctx context.Context, next KeyWrapper, rec record.Found, key *secmem.Buffer) error {
+	if a, ok := next.(Anchor); ok {
+		if err := a.Commit(ctx, rec.Binding()); err != nil {
+			return fmt.Errorf("integrity: commit manifest: %w", err)
+		}
+	}
+	return h.trial(ctx, next, rec, key)
 }
 
 // emptyOrMissing reports whether a directory can be encrypted from its creation.

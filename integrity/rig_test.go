@@ -152,11 +152,13 @@ func (m *simMachine) extend(t *testing.T, pcr uint) {
 }
 
 func (m *simMachine) forgetAnchor(t *testing.T) {
-	pub, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(tpmwrap.DefaultAnchorIndex)}.Execute(m)
+	// That of a literal policy.
+	const index = tpm2.TPMHandle(tpmwrap.DefaultAnchorIndex + 1)
+	pub, err := tpm2.NVReadPublic{NVIndex: index}.Execute(m)
 	require.NoError(t, err)
 	_, err = tpm2.NVUndefineSpace{
 		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
-		NVIndex:    tpm2.NamedHandle{Handle: tpm2.TPMHandle(tpmwrap.DefaultAnchorIndex), Name: pub.NVName},
+		NVIndex:    tpm2.NamedHandle{Handle: index, Name: pub.NVName},
 	}.Execute(m)
 	require.NoError(t, err)
 }

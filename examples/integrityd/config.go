@@ -60,6 +60,10 @@ type policyConfig struct {
 	VendorKey string `json:"vendor_key"`
 	Reference string `json:"reference"`
 	Minimum   uint64 `json:"minimum"`
+	// CounterIndex and AnchorIndex are NV indexes, for products that use the
+	// usual ones for something else, or change the vendor's key.
+	CounterIndex uint32 `json:"counter_index"`
+	AnchorIndex  uint32 `json:"anchor_index"`
 	// CapPCR is extended after the last directory is open, unless NoCap.
 	CapPCR uint `json:"cap_pcr"`
 	NoCap  bool `json:"no_cap"`
@@ -176,6 +180,7 @@ func (c *config) wrapperConfig(tpm *tpmHolder) (tpmwrap.Config, error) {
 		return out, fmt.Errorf(`configuration: "parent" is rsa or ecc, not %.32q`, c.Parent)
 	}
 	p := c.Policy
+	out.AnchorIndex, out.Policy.CounterIndex = p.AnchorIndex, p.CounterIndex
 	out.Policy.Bank, out.Policy.CapPCR, out.Policy.NoCap = p.Bank, p.CapPCR, p.NoCap
 	switch p.Type {
 	case "", "none":

@@ -16,9 +16,11 @@ import (
 	"github.com/mooringlib/mooring/internal/durable"
 )
 
-// DefaultAnchorIndex is the NV index of the anchor, unless a product chooses
-// another.
-const DefaultAnchorIndex uint32 = 0x018d0001
+// DefaultAnchorIndex is the first of three NV indexes for the anchor, unless a
+// product chooses another: this one for a key without a boot policy, the next for
+// a literal and the one after for a signed policy. So a key that is wrapped anew
+// for another kind of policy has its anchor before the old one is given up.
+const DefaultAnchorIndex uint32 = 0x018d0010
 
 // Parent is the kind of storage root key that the key is wrapped under.
 type Parent uint8
@@ -85,7 +87,8 @@ type Config struct {
 	// default.
 	OwnerAuth []byte
 	// AnchorIndex is the NV index that keeps the manifest's digest; zero means
-	// [DefaultAnchorIndex].
+	// the one for the kind of policy, see [DefaultAnchorIndex]. To change the
+	// vendor's key, wrap the key anew with another index.
 	AnchorIndex uint32
 	// Timeout bounds one operation, which is up to a dozen commands; zero
 	// means one minute.
@@ -105,7 +108,7 @@ func (c *Config) complete() error {
 		errs = append(errs, fmt.Errorf("Parent %d does not exist", c.Parent))
 	}
 	if c.AnchorIndex == 0 {
-		c.AnchorIndex = DefaultAnchorIndex
+		c.AnchorIndex = DefaultAnchorIndex + uint32(c.Policy.kind()-kindNone)
 	}
 	if c.AnchorIndex>>24 != 1 {
 		errs = append(errs, fmt.Errorf("AnchorIndex %#x is not an NV index", c.AnchorIndex))
