@@ -40,7 +40,15 @@ func NewChallenge(e *Evidence) (*Challenge, error) {
 	if err := checkCreation(e); err != nil {
 		return nil, err
 	}
-	params := attest.ActivationParameters{
+	secret, cred, err := e.params().Generate()
+	if err != nil {
+		return nil, fmt.Errorf("attestation key: %w", err)
+	}
+	return &Challenge{Credential: cred.Credential, Secret: cred.Secret, Activated: secret}, nil
+}
+
+func (e *Evidence) params() *attest.ActivationParameters {
+	return &attest.ActivationParameters{
 		EK: e.EK,
 		AK: attest.AttestationParameters{
 			Public:            e.AK,
@@ -49,11 +57,6 @@ func NewChallenge(e *Evidence) (*Challenge, error) {
 			CreateSignature:   e.Signature,
 		},
 	}
-	secret, cred, err := params.Generate()
-	if err != nil {
-		return nil, fmt.Errorf("attestation key: %w", err)
-	}
-	return &Challenge{Credential: cred.Credential, Secret: cred.Secret, Activated: secret}, nil
 }
 
 // exact decodes a TPM structure and insists that it encodes to the same bytes,

@@ -86,7 +86,7 @@ func FuzzEvidence(f *testing.F) {
 	require.NoError(f, err)
 	f.Add(good.AK, good.CreationData, good.Attestation, good.Signature, p.Quote, p.QuoteSignature)
 	f.Fuzz(func(_ *testing.T, ak, data, att, sig, quote, qsig []byte) {
-		_, _ = tpmproof.NewChallenge(&tpmproof.Evidence{EK: good.EK, AK: ak, CreationData: data, Attestation: att, Signature: sig})
+		_ = tpmproof.Check(&tpmproof.Evidence{EK: good.EK, AK: ak, CreationData: data, Attestation: att, Signature: sig})
 		q := &tpmproof.Quote{Quote: quote, Signature: qsig, PCRs: []int{1}, Values: p.PCRValues}
 		_ = tpmproof.VerifyQuote(ak, [32]byte{}, q)
 		_ = tpmproof.VerifyQuote(good.AK, [32]byte{}, q)
