@@ -149,12 +149,15 @@ func (c *Client) get(ctx context.Context, server netip.AddrPort, file string, w 
 	// A short buffer costs speed, not correctness.
 	_ = conn.SetReadBuffer(1 << 20)
 
-	t := &transfer{cfg: c.cfg, conn: conn, server: server, w: w, res: Result{Announced: -1}}
+	sock, err := newSocket(ctx, conn, server)
+	if err != nil {
+		return Result{}, fmt.Errorf("tftp: %w", err)
+	}
+	defer sock.close()
+	t := &transfer{cfg: c.cfg, sock: sock, server: server, w: w, res: Result{Announced: -1}}
 	if options {
 		t.asked = c.options(server.Addr().Is6())
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
 	err = t.run(ctx, file)
 	return t.res, err
 }

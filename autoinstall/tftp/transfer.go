@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"time"
@@ -15,7 +14,7 @@ import (
 // transfer is one read of one file: the state between the packets.
 type transfer struct {
 	cfg    Config
-	conn   *net.UDPConn
+	sock   *socket
 	server netip.AddrPort // where the request goes
 	peer   netip.AddrPort // the server's transfer identifier, once known
 	asked  []option
@@ -53,7 +52,7 @@ func (t *transfer) run(ctx context.Context, file string) error {
 		return err
 	}
 	for !t.finished {
-		n, from, err := t.conn.ReadFromUDPAddrPort(buf)
+		n, from, err := t.sock.read(ctx, buf)
 		if err != nil {
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
 				return fmt.Errorf("tftp: receive: %w", err)
@@ -97,7 +96,7 @@ func (t *transfer) fromServer(from netip.AddrPort) bool {
 		t.refusals++
 		t.cfg.Logger.Debug("packet from another port refused",
 			slog.Any("from", from), slog.Any("server", t.peer))
-		_, _ = t.conn.WriteToUDPAddrPort(appendError(nil, codeUnknownTID, "unknown transfer ID"), from)
+		_ = t.sock.write(appendError(nil, codeUnknownTID, "unknown transfer ID"), from)
 	}
 	return false
 }
@@ -256,7 +255,7 @@ func (t *transfer) send(ctx context.Context, b []byte, to netip.AddrPort) error 
 }
 
 func (t *transfer) sendLast(ctx context.Context) error {
-	if _, err := t.conn.WriteToUDPAddrPort(t.last, t.lastTo); err != nil {
+	if err := t.sock.write(t.last, t.lastTo); err != nil {
 		// A link that is down for a moment is no different from a lost packet;
 		// the tries bound it.
 		t.cfg.Logger.Debug("send failed", slog.Any("error", err))
@@ -275,7 +274,7 @@ func (t *transfer) arm(ctx context.Context) error {
 	if t.tries > 1 {
 		wait = min(wait, max(maxResend, t.cfg.Resend))
 	}
-	if err := t.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+	if err := t.sock.setDeadline(time.Now().Add(wait)); err != nil {
 		return fmt.Errorf("tftp: set a deadline: %w", err)
 	}
 	return contextError(ctx)
@@ -331,5 +330,5 @@ func (t *transfer) giveUp(to netip.AddrPort, cause error) {
 	case !errors.Is(cause, ErrProtocol):
 		code, text = 0, "transfer ended"
 	}
-	_, _ = t.conn.WriteToUDPAddrPort(appendError(nil, code, text), to)
+	_ = t.sock.write(appendError(nil, code, text), to)
 }
