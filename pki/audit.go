@@ -48,7 +48,7 @@ func (m *Manager) auditIngest(ctx context.Context, name string, ev evaluation, p
 	if c := ev.leaf; c != nil {
 		d.Purpose, d.CommonName = purpose(c), capped(c.Subject.CommonName)
 		d.CRLURLs = append(d.CRLURLs, c.CRLDistributionPoints...)
-		if a := OneLine(c.Issuer); a != "" {
+		if a := oneLine(c.Issuer); a != "" {
 			d.Authority = a
 		}
 		d.Fingerprint = colons(sha1Sum(c.Raw))
@@ -101,9 +101,9 @@ func purpose(c *x509.Certificate) string {
 	return strings.Join(out, ", ")
 }
 
-// OneLine writes a name in the form "/C=US/O=Example/CN=ca" that the audit
+// oneLine writes a name in the form "/C=US/O=Example/CN=ca" that the audit
 // record uses.
-func OneLine(n pkix.Name) string {
+func oneLine(n pkix.Name) string {
 	short := map[string]string{"2.5.4.3": "CN", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST", "2.5.4.10": "O", "2.5.4.11": "OU", "2.5.4.5": "serialNumber", "1.2.840.113549.1.9.1": "emailAddress"}
 	var b strings.Builder
 	for _, a := range n.Names {

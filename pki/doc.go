@@ -37,6 +37,9 @@
 // lists, and does not speak EST or CMP: both come in through interfaces
 // ([RevocationChecker], [Enroller]). It makes no post-quantum certificates.
 //
+// The package is larger than others of this module, because every part of it
+// shares the one directory, its lock and what is in force.
+//
 // The API follows semantic versioning together with the module. The sub-packages
 // are keystore (where keys are made), verify (the rules), certtext (what
 // "openssl x509 -text" tells), rest (the HTTP handlers) and jwtauth (users and

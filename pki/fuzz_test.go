@@ -1,13 +1,9 @@
 package pki_test
 
 import (
-	"crypto/x509"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"testing"
-
-	"github.com/stretchr/testify/require"
 
 	"github.com/mooringlib/mooring/pki"
 	"github.com/mooringlib/mooring/pki/internal/testca"
@@ -55,58 +51,5 @@ func FuzzRequest(f *testing.F) {
 		if _, err := b.m.CreateRequest(t.Context(), r); err == nil && r.CommonName == "" {
 			t.Fatal("no common name")
 		}
-	})
-}
-
-// BenchmarkPeer compares what a handshake costs: path validation by crypto/x509
-// alone, by us for the first time, and by us from memory.
-func BenchmarkPeer(b *testing.B) {
-	w := newBench(b)
-	sub := w.ca.Intermediate(b, "sub")
-	peer := sub.Leaf(b, "peer", testca.ECKey(b).Public())
-	certs := []*x509.Certificate{peer, sub.Cert}
-	roots, mid := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(w.ca.Cert)
-	mid.AddCert(sub.Cert)
-	b.Run("x509", func(b *testing.B) {
-		for b.Loop() {
-			_, err := peer.Verify(x509.VerifyOptions{Roots: roots, Intermediates: mid, CurrentTime: start, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-			require.NoError(b, err)
-		}
-	})
-	b.Run("uncached", func(b *testing.B) {
-		for b.Loop() {
-			w.m.RevocationChanged()
-			require.NoError(b, w.m.VerifyPeer(b.Context(), certs, pki.PeerOptions{}))
-		}
-	})
-	b.Run("cached", func(b *testing.B) {
-		for b.Loop() {
-			require.NoError(b, w.m.VerifyPeer(b.Context(), certs, pki.PeerOptions{}))
-		}
-	})
-}
-
-// BenchmarkSweep is the cost of one look at 10,000 watched peers.
-func BenchmarkSweep(b *testing.B) {
-	const peers = 10_000
-	w := newBench(b)
-	key := testca.ECKey(b)
-	for n := range peers {
-		c := w.ca.Leaf(b, fmt.Sprintf("peer%d", n), key.Public())
-		require.NoError(b, w.m.WatchPeer(b.Context(), pki.Peer{Name: fmt.Sprint(n), Certificates: []*x509.Certificate{c}}))
-	}
-	b.Run("remembered", func(b *testing.B) {
-		for b.Loop() {
-			require.NoError(b, w.m.Sweep(b.Context()))
-		}
-		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/peers, "ns/peer")
-	})
-	b.Run("all again", func(b *testing.B) {
-		for b.Loop() {
-			w.m.RevocationChanged()
-			require.NoError(b, w.m.Sweep(b.Context()))
-		}
-		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/peers, "ns/peer")
 	})
 }
