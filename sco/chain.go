@@ -46,9 +46,6 @@ func verifyChain(chain []*x509.Certificate, roots, intermediates *x509.CertPool,
 	for _, c := range chain[1:] {
 		pool.AddCert(c)
 	}
-	// IEEE 802.1AR device IDs are issued for ever, with the end of time as
-	// their end, and a router may be older than its maker's intermediate
-	// certificate; x509 checks all of them at now.
 	_, err := chain[0].Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: pool,
@@ -64,8 +61,8 @@ func verifyChain(chain []*x509.Certificate, roots, intermediates *x509.CertPool,
 var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 
 // checkEKCertificates wants a certificate for the endorsement key that chains to
-// a configured root. The first certificates are candidates, those that follow
-// are theirs intermediates.
+// a configured root. Any of those shown may be it, the others serve
+// as its intermediates.
 func checkEKCertificates(raw [][]byte, ek crypto.PublicKey, s *Settings, now time.Time) error {
 	if len(raw) == 0 {
 		return errors.New("the TPM has no certificate for its endorsement key, and roots are configured for it")

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // admission keeps the connections that have not authenticated. A full house
@@ -86,4 +87,24 @@ func prefixOf(a net.Addr) netip.Prefix {
 		return netip.Prefix{}
 	}
 	return p
+}
+
+// throttle lets something through at most every refusalInterval and counts the
+// rest.
+type throttle struct {
+	mu         sync.Mutex
+	last       time.Time
+	suppressed int
+}
+
+func (t *throttle) due() (suppressed int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if !t.last.IsZero() && now.Sub(t.last) < refusalInterval {
+		t.suppressed++
+		return 0, false
+	}
+	suppressed, t.suppressed, t.last = t.suppressed, 0, now
+	return suppressed, true
 }

@@ -45,5 +45,9 @@
 //
 // # Stability
 //
+// The package is larger than its siblings because the two ends of the connection
+// are one subject: they share forwarding, keepalive, initialization and their
+// bounds.
+//
 // The wire format is versioned. The Go API follows the module's version.
 package tunnel

@@ -12,7 +12,7 @@ const (
 	maxConfigSize = 16 << 20
 	// maxAnswerText is the longest text that a router may answer with.
 	maxAnswerText = 1024
-	// maxKeyIDLen caps what is quoted from the other side's version or user.
+	// maxQuoted caps what is quoted from the other side.
 	maxQuoted = 128
 	// maxRules is the largest number of rules in one list.
 	maxRules = 1024
@@ -42,6 +42,9 @@ const (
 	// initializeRetry is the least time between two tries to initialize a
 	// router within one connection.
 	initializeRetry = time.Minute
+	// refusalInterval is the least time between two log entries about
+	// connections that did not authenticate.
+	refusalInterval = 100 * time.Millisecond
 	// acceptPause is the delay after a failed Accept, which mostly means that
 	// file descriptors ran out.
 	acceptPause = 50 * time.Millisecond

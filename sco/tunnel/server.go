@@ -122,6 +122,8 @@ type Server struct {
 	log *slog.Logger
 	ssh ssh.ServerConfig
 	adm admission
+	// refusals keeps strangers from filling the log.
+	refusals throttle
 
 	mu       sync.Mutex
 	sessions map[string][]*serverConn // by asset-id, oldest first
@@ -282,7 +284,9 @@ func (s *Server) handle(ctx context.Context, nc net.Conn) {
 	defer stop()
 	sc, chans, reqs, err := s.handshake(ctx, nc)
 	if err != nil {
-		s.log.InfoContext(ctx, "connection refused", "remote", nc.RemoteAddr().String(), "error", err)
+		if suppressed, ok := s.refusals.due(); ok {
+			s.log.InfoContext(ctx, "connection refused", "remote", nc.RemoteAddr().String(), "error", err, "suppressed", suppressed)
+		}
 		return
 	}
 	who, _ := sc.Permissions.ExtraData[peerKey{}].(authorized)
