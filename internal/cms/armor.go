@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math"
 	"mime"
 	"strings"
 )
@@ -218,6 +219,7 @@ func load(src io.Reader, limit int64, want Kind) ([]byte, error) {
 	if limit <= 0 {
 		limit = DefaultMaxSize
 	}
+	limit = min(limit, math.MaxInt64-1)
 	size := sizeHint(src, limit)
 	capped := &io.LimitedReader{R: src, N: limit + 1}
 	r := bufio.NewReaderSize(capped, 64<<10)

@@ -3,7 +3,9 @@ package cms_test
 import (
 	"bytes"
 	"encoding/hex"
+	"math"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -99,5 +101,26 @@ func TestMemory(t *testing.T) {
 			require.Len(t, m.Content, size)
 			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(size+size/16), name)
 		}
+	}
+}
+
+// TestConcurrent uses one Decrypter from many goroutines, which the race detector watches.
+func TestConcurrent(t *testing.T) {
+	for _, id := range identities(t)[:2] {
+		d, err := cms.NewDecrypter(cms.DecrypterConfig{Key: id.key, MaxSize: math.MaxInt64})
+		require.NoError(t, err)
+		der, err := cms.Encrypt(unixConfig, cms.EncryptConfig{Recipients: certs(id), Cipher: cms.AES256CBC})
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for _, data := range [][]byte{der, cms.EncodePEM(der)} {
+					if m, err := d.DecryptBytes(data); err != nil || !bytes.Equal(m.Content, unixConfig) {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
 	}
 }

@@ -82,10 +82,11 @@ func (d *Decrypter) agree(r recipient, keyLen int) ([]byte, error) {
 		return nil, err
 	}
 	// The X coordinate has the size of the field; hardware may have dropped leading zeros.
+	defer clear(z)
 	if size := len(r.point) / 2; len(z) < size {
 		z = append(make([]byte, size-len(z)), z...)
+		defer clear(z)
 	}
-	defer clear(z)
 	kek := deriveKEK(r.kdf, z, r.wrapAlg, r.ukm, r.kekLen)
 	defer clear(kek)
 	return unwrapKey(kek, r.wrapped, keyLen)
