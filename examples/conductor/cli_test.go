@@ -3,7 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
 	"fmt"
 	"io/fs"
 	"os"
@@ -124,4 +129,28 @@ func TestBadInput(t *testing.T) {
 	entries, err := os.ReadDir(empty)
 	require.NoError(t, err)
 	require.Empty(t, entries, "nothing was made")
+}
+
+// TestEndorsementKeyForms reads what "tpm2_readpublic -f" and "base64" write.
+func TestEndorsementKeyForms(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	require.NoError(t, err)
+	want := base64.StdEncoding.EncodeToString(der)
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"der": string(der), "pem": string(encodePEM("PUBLIC KEY", der)), "base64": want, "base64-newline": want + "\n", "base64-wrapped": want[:60] + "\n" + want[60:] + "\n",
+	} {
+		file := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
+		got, err := readEndorsementKey(file)
+		require.NoError(t, err, name)
+		require.Equal(t, want, got, name)
+	}
+	got, err := readEndorsementKey(want)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	_, err = readEndorsementKey(filepath.Join(dir, "nope"))
+	require.Error(t, err)
 }

@@ -360,3 +360,40 @@ func TestOpenSSHIntoConductor(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, string(out), "only TCP forwarding is possible here")
 }
+
+// TestTwoConductorNodes serves one store by two processes. The router goes to the
+// second node when the first dies, and both know its state.
+func TestTwoConductorNodes(t *testing.T) {
+	a := newSite(t)
+	a.start("-node", "conductor-a")
+	_, onboardingPort, err := net.SplitHostPort(a.onboarding)
+	require.NoError(t, err)
+	_, sshPort, err := net.SplitHostPort(a.ssh)
+	require.NoError(t, err)
+	ip := ownLoopback()
+	b := &site{t: t, dir: a.dir, onboarding: net.JoinHostPort(ip, onboardingPort), ssh: net.JoinHostPort(ip, sshPort)}
+	b.start("-node", "conductor-b")
+
+	a.must("router", "add", "-name", "r", "-mode", "weak", "-node", "node0", "-asset-id", "A")
+	token := a.must("token", "-router", "r", "-conductor", a.onboarding, "-conductor", b.onboarding)
+	d := newDevice(t, "A")
+	d.mustOnboard(token)
+	target, local := echo(t), freeAddr(t)
+	p := d.run("-forward", "local:"+local+"="+target)
+	exchange(t, local)
+	n := a.waitNode("r", "initialized", func(n *sco.Node) bool { return n.Status.State == sco.StateInitialized && n.Status.Link.Up })
+	require.Equal(t, "conductor-a", n.Status.Link.Conductor)
+	a.serve.kill()
+	b.waitNode("r", "at the other node", func(n *sco.Node) bool { return n.Status.Link.Up && n.Status.Link.Conductor == "conductor-b" })
+	exchange(t, local)
+	// The first node comes back and leaves the tunnel of the second alone.
+	a.start("-node", "conductor-a")
+	n, _ = a.node("r")
+	require.True(t, n.Status.Link.Up)
+	require.Equal(t, sco.StateInitialized, n.Status.State)
+	// Onboarding works at either.
+	a.serve.kill()
+	d.mustOnboard(token)
+	p.stop(t)
+	b.serve.stop(t)
+}

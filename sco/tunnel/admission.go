@@ -97,10 +97,9 @@ type throttle struct {
 	suppressed int
 }
 
-func (t *throttle) due() (suppressed int, ok bool) {
+func (t *throttle) due(now time.Time) (suppressed int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := time.Now()
 	if !t.last.IsZero() && now.Sub(t.last) < refusalInterval {
 		t.suppressed++
 		return 0, false

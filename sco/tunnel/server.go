@@ -284,7 +284,7 @@ func (s *Server) handle(ctx context.Context, nc net.Conn) {
 	defer stop()
 	sc, chans, reqs, err := s.handshake(ctx, nc)
 	if err != nil {
-		if suppressed, ok := s.refusals.due(); ok {
+		if suppressed, ok := s.refusals.due(s.cfg.Now()); ok {
 			s.log.InfoContext(ctx, "connection refused", "remote", nc.RemoteAddr().String(), "error", err, "suppressed", suppressed)
 		}
 		return
