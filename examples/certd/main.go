@@ -16,7 +16,7 @@ import (
 
 const usage = `certd keeps the certificates of a router.
 
-  certd init   -dir DIR [-user NAME -password-file F] [-tpm TPM]
+  certd init   -dir DIR [-user NAME -password-file F] [-tpm TPM] [-crl-dir DIR]
   certd serve  -dir DIR -listen ADDR
   certd key    -dir DIR -name N -algorithm RSA|ECC [-rsa-key-size 2048] [-ecc-curve SECP256R1] [-replace]
   certd csr    -dir DIR -name N -common-name C [-subject-alt-name S]... [...]

@@ -33,10 +33,16 @@ const maxAudit = 16 << 20
 // checkInterval is how often the server looks whether files have changed.
 const checkInterval = 2 * time.Second
 
+// revocationGrace is how long a certificate that was known to be good passes
+// while its revocation list is out of date.
+const revocationGrace = 24 * time.Hour
+
 // settings is what init was told.
 type settings struct {
 	// TPM is where keys are made; empty for files.
 	TPM string `json:"tpm,omitempty"`
+	// CRLs is the directory of a manager of revocation lists; empty for none.
+	CRLs string `json:"crl_dir,omitempty"`
 }
 
 // site is an open directory.
@@ -88,6 +94,10 @@ func (c *cli) openWith(ctx context.Context, logger *slog.Logger) (*site, error) 
 	if s.local != nil {
 		cfg.Enroller = s.local
 	}
+	if set.CRLs != "" {
+		cfg.Revocation = &revocation{dir: set.CRLs, local: s.local, logger: logger}
+		cfg.RevocationGrace = revocationGrace
+	}
 	if s.m, err = pki.New(cfg); err == nil {
 		err = s.m.Open(ctx)
 	}
@@ -128,6 +138,7 @@ func initDir(ctx context.Context, c *cli, args []string) error {
 	user := c.flags.String("user", "", "`name` of a user who may log in over HTTPS")
 	file := c.flags.String("password-file", "", "`file` whose first line is the password")
 	tpm := c.flags.String("tpm", "", tpmdev.Help+" (default: keys in files)")
+	crls := c.flags.String("crl-dir", "", "`directory` in which crld keeps revocation lists; without it nothing is known of revocation")
 	if err := c.parse(args); err != nil {
 		return err
 	}
@@ -140,7 +151,7 @@ func initDir(ctx context.Context, c *cli, args []string) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if !fresh && (*user == "" || *tpm != "") {
+	if !fresh && (*user == "" || *tpm != "" || *crls != "") {
 		return fmt.Errorf("%s is set up already; init with -user and -password-file adds or changes a user", c.dir)
 	}
 	w := durable.Writer{}
@@ -156,7 +167,15 @@ func initDir(ctx context.Context, c *cli, args []string) error {
 		if err := c.makeCA(); err != nil {
 			return err
 		}
-		data, err := json.Marshal(settings{TPM: *tpm})
+		set := settings{TPM: *tpm}
+		if *crls != "" {
+			abs, err := filepath.Abs(*crls)
+			if err != nil {
+				return err
+			}
+			set.CRLs = abs
+		}
+		data, err := json.Marshal(set)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mooringlib/mooring/crl"
+)
+
+// TestRevocation joins the two packages: lists that one manager has taken in
+// decide about certificates that the other is handed.
+func TestRevocation(t *testing.T) {
+	t.Parallel()
+	dir, lists, file := filepath.Join(t.TempDir(), "d"), filepath.Join(t.TempDir(), "crl"), filepath.Join(t.TempDir(), "f")
+	certd(t, "init", "-dir", dir, "-crl-dir", lists)
+	ca := newAuthority(t)
+	require.NoError(t, os.WriteFile(file, []byte(ca.pem()), 0o600))
+	certd(t, "trust", "add", "-dir", dir, "-name", "customer", "-file", file)
+	csr := certd(t, "csr", "-dir", dir, "-name", "n", "-common-name", "c", "-algorithm", "ECC")
+	good, bad := ca.sign(t, csr), ca.sign(t, csr)
+	ingest := func(text string) (string, error) {
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, "certd", "ingest", "-dir", dir, "-name", "n", "-certificate", file).CombinedOutput()
+		return string(out), err
+	}
+	out, err := ingest(good)
+	require.Error(t, err)
+	require.Contains(t, out, "revocation-unknown")
+
+	block, _ := pem.Decode([]byte(bad))
+	revoked, err := x509.ParseCertificate(block.Bytes)
+	require.NoError(t, err)
+	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(time.Hour),
+		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: revoked.SerialNumber, RevocationTime: time.Now().Add(-time.Minute), ReasonCode: 1}},
+	}, ca.cert, ca.key)
+	require.NoError(t, err)
+	m, err := crl.New(crl.Config{Directory: lists, Issuers: []*x509.Certificate{ca.cert}})
+	require.NoError(t, err)
+	require.NoError(t, m.Load(t.Context()))
+	require.NoError(t, m.Import(t.Context(), bytes.NewReader(der), "test"))
+
+	out, err = ingest(good)
+	require.NoError(t, err, out)
+	require.Contains(t, out, "check revocation: passed")
+	out, err = ingest(bad)
+	require.Error(t, err)
+	require.Contains(t, out, "keyCompromise")
+}
