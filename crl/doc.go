@@ -27,12 +27,15 @@
 //
 // # Memory
 //
-// Reading a list takes 22 bytes for each entry with a serial number of 16
-// bytes (26 with 20 bytes), twice that at worst, and less than 16 MiB beside it;
-// the bytes of the list stay on disk. With the default limits, 128 MiB and 4
-// million entries a list, peak memory of one read stays below 240 MiB. Lists are
-// read one at a time. The master list is mapped, not read, and a lookup does
-// not allocate.
+// Before a signature is verified, reading a list takes less than 2 MiB,
+// whatever it says about itself; its bytes go to disk. Reading the entries of a
+// verified list takes 22 bytes for each with a serial number of 16 bytes (26
+// with 20 bytes), about twice that for a moment while they are sorted, and never
+// more than four times Config.MaxListBytes. Entries of one list are read at a
+// time, and up to 16 lists are fetched at a time. With the default limits, 128
+// MiB and 4 million entries for each list, that is about 240 MiB for the longest
+// ordinary list. The master list is mapped, not read, and a lookup does not
+// allocate.
 //
 // # Files
 //

@@ -30,8 +30,6 @@ func (s *staged) drop() {
 
 // receive spools, verifies and reads a list. Nothing of it is in force yet.
 func (m *Manager) receive(ctx context.Context, body io.Reader, source string) (_ *staged, err error) {
-	m.reading.Lock()
-	defer m.reading.Unlock()
 	dir := filepath.Join(m.cfg.Directory, spoolDir)
 	if err := m.durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -72,7 +70,10 @@ func (m *Manager) receive(ctx context.Context, body io.Reader, source string) (_
 		out.path = ""
 		return out, nil
 	}
-	if out.parsed, err = v.Entries(ctx); err != nil {
+	m.reading.Lock()
+	out.parsed, err = v.Entries(ctx)
+	m.reading.Unlock()
+	if err != nil {
 		return nil, err
 	}
 	out.meta.Issuers = out.parsed.Issuers

@@ -11,6 +11,10 @@ const (
 	maxBackoff     = time.Hour
 	defaultBackoff = time.Minute
 
+	// maxRetry is how far the waits between tries grow, so that an outage that
+	// ends is noticed within minutes.
+	maxRetry = 15 * time.Minute
+
 	defaultGrace = 72 * time.Hour
 	maxGrace     = 30 * 24 * time.Hour
 
@@ -24,7 +28,7 @@ const (
 	// clockSkew is how far another clock may be ahead of ours.
 	clockSkew = 10 * time.Minute
 	// fetchers is how many addresses are fetched from at once.
-	fetchers = 4
+	fetchers = 16
 	// maxSources bounds the addresses, learned ones included.
 	maxSources = 4096
 	// maxAlarmText bounds the text of an alarm in bytes.

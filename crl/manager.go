@@ -30,8 +30,10 @@ type Manager struct {
 	// snap is what answers are given from.
 	snap atomic.Pointer[snapshot]
 
-	// reading admits one list at a time to being read, which bounds memory.
+	// reading admits one list at a time to having its entries read, and slots a
+	// few to being fetched, which bounds memory.
 	reading sync.Mutex
+	slots   chan struct{}
 	// telling keeps calls of the alarm sink in order.
 	telling sync.Mutex
 	// wake tells Run that sources changed.
@@ -43,8 +45,10 @@ type Manager struct {
 	sources map[string]*source
 	known   map[string]sourceState
 	inUse   map[string]*x509.Certificate // by identity
-	// reported are certificates that OnRevoked was called for.
+	// reported are certificates that OnRevoked was called for, lifted those that
+	// were taken out again, which state.json does not say yet.
 	reported map[string]time.Time
+	lifted   map[string]bool
 	alarms   alarms
 	pending  []mooring.Alarm
 	dirty    bool // state.json is behind
@@ -75,8 +79,8 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{
 		cfg: cfg, pool: trust.NewPool(cfg.Issuers, cfg.Intermediates), client: fetch.New(cfg.TLS),
-		wake: make(chan struct{}, 1), sources: make(map[string]*source), known: make(map[string]sourceState),
-		inUse: make(map[string]*x509.Certificate), reported: make(map[string]time.Time), alarms: make(alarms),
+		slots: make(chan struct{}, fetchers), wake: make(chan struct{}, 1), sources: make(map[string]*source), known: make(map[string]sourceState),
+		inUse: make(map[string]*x509.Certificate), reported: make(map[string]time.Time), lifted: make(map[string]bool), alarms: make(alarms),
 		marks: &marks{Lines: make(map[string]mark)},
 	}
 	for _, u := range cfg.URLs {
@@ -199,6 +203,7 @@ func (m *Manager) saveState() error {
 		return err
 	}
 	m.dirty = false
+	clear(m.lifted)
 	return nil
 }
 

@@ -27,6 +27,8 @@ type source struct {
 	// it fails.
 	next    time.Time
 	backoff *backoff.ExponentialBackOff
+	// running is set from when it is due until its next time is known.
+	running bool
 	// busy is not nil while it is fetched, and closed when that ends.
 	busy chan struct{}
 }
@@ -140,15 +142,24 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := m.ready(ctx); err != nil {
 		return err
 	}
+	var rounds sync.WaitGroup
+	defer m.client.CloseIdle()
+	defer rounds.Wait()
 	for {
-		if err := m.round(ctx, m.due(m.cfg.Now()), false); err != nil && ctx.Err() == nil {
-			m.cfg.Logger.Error("round of fetching failed", "error", err)
+		// A round runs beside this loop, so that a slow server holds up no
+		// other source.
+		if keys := m.due(m.cfg.Now()); len(keys) > 0 {
+			rounds.Go(func() {
+				if err := m.round(ctx, keys, false); err != nil && ctx.Err() == nil {
+					m.cfg.Logger.Warn("not every list was fetched", "error", err)
+				}
+				m.poke()
+			})
 		}
 		timer := time.NewTimer(m.pause(m.cfg.Now()))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			m.client.CloseIdle()
 			return ctx.Err()
 		case <-m.wake:
 			timer.Stop()
@@ -173,13 +184,16 @@ func (m *Manager) ready(ctx context.Context) error {
 	return m.Load(ctx)
 }
 
+// due returns the sources whose time has come, and marks them as running.
 func (m *Manager) due(now time.Time) (keys []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for key, src := range m.sources {
 		// A time that is further away than any interval comes from a clock that
 		// was set back.
-		if !src.next.After(now) || src.next.After(now.Add(m.cfg.PollingInterval+m.cfg.BackoffInterval+tick)) {
+		far := src.next.After(now.Add(m.cfg.PollingInterval + m.cfg.BackoffInterval + tick))
+		if !src.running && (far || !src.next.After(now)) {
+			src.running = true
 			keys = append(keys, key)
 		}
 	}
@@ -192,7 +206,9 @@ func (m *Manager) pause(now time.Time) time.Duration {
 	defer m.mu.Unlock()
 	wait := tick
 	for _, src := range m.sources {
-		wait = min(wait, src.next.Sub(now))
+		if !src.running {
+			wait = min(wait, src.next.Sub(now))
+		}
 	}
 	return max(wait, time.Second)
 }
@@ -272,7 +288,7 @@ func (m *Manager) round(ctx context.Context, keys []string, forced bool) error {
 						size += o.staged.meta.Size
 					}
 				}
-				if next == len(keys) || size > 32<<20 {
+				if next == len(keys) || size > 32<<20 { // nothing left to begin, or much to keep
 					outs, waiting, size = waiting, nil, 0
 				}
 				mu.Unlock()
@@ -301,6 +317,7 @@ func (m *Manager) schedule(keys []string) {
 		if src == nil {
 			continue
 		}
+		src.running = false
 		k := m.known[key]
 		l := s.held(k.Line)
 		fresh := false
@@ -311,7 +328,7 @@ func (m *Manager) schedule(keys []string) {
 			if src.backoff == nil {
 				src.backoff = backoff.NewExponentialBackOff(
 					backoff.WithInitialInterval(m.cfg.BackoffInterval),
-					backoff.WithMaxInterval(max(min(m.cfg.PollingInterval, time.Hour), m.cfg.BackoffInterval)),
+					backoff.WithMaxInterval(max(maxRetry, m.cfg.BackoffInterval)),
 					backoff.WithMaxElapsedTime(0))
 			}
 			src.next = now.Add(src.backoff.NextBackOff())
@@ -365,7 +382,9 @@ func (m *Manager) fetchOne(ctx context.Context, key string, forced bool) *outcom
 		known.ETag, known.LastModified = "", ""
 	}
 	m.mu.Unlock()
+	m.slots <- struct{}{}
 	defer func() {
+		<-m.slots
 		m.mu.Lock()
 		src.busy = nil
 		m.mu.Unlock()

@@ -42,12 +42,16 @@ type Response struct {
 
 // Client fetches. It is safe for concurrent use.
 type Client struct {
-	open, guarded *http.Client
+	open, guarded      *http.Client
+	idle, total, grace time.Duration
 }
 
 // New returns a client. TLS may be nil.
 func New(cfg *tls.Config) *Client {
-	return &Client{open: httpClient(cfg, false), guarded: httpClient(cfg, true)}
+	return &Client{
+		open: httpClient(cfg, false), guarded: httpClient(cfg, true),
+		idle: idleTimeout, total: totalTimeout, grace: rateGrace,
+	}
 }
 
 // CloseIdle closes connections that are not in use.
@@ -170,8 +174,8 @@ func (c *Client) Get(ctx context.Context, r Request) (*Response, error) {
 		}
 		return file(u.Path)
 	}
-	ctx, cancel := context.WithTimeout(ctx, totalTimeout)
-	b := &body{client: c.open, ctx: ctx, cancel: cancel, req: r, start: time.Now()}
+	ctx, cancel := context.WithTimeout(ctx, c.total)
+	b := &body{client: c.open, limits: c, ctx: ctx, cancel: cancel, req: r, start: time.Now()}
 	if r.Guarded {
 		b.client = c.guarded
 	}
@@ -212,6 +216,7 @@ func plain(err error) error {
 // body reads an answer and takes a broken transfer up again.
 type body struct {
 	client *http.Client
+	limits *Client
 	ctx    context.Context // of this one transfer
 	cancel context.CancelFunc
 	req    Request
@@ -268,7 +273,7 @@ func (b *body) first() (*Response, error) {
 		b.validator = out.LastModified
 	}
 	b.resp, b.total = resp, resp.ContentLength
-	b.watch = time.AfterFunc(idleTimeout, b.cancel)
+	b.watch = time.AfterFunc(b.limits.idle, b.cancel)
 	out.Body = b
 	return out, nil
 }
@@ -300,14 +305,14 @@ func (b *body) accept(resp *http.Response) error {
 // Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {
 	for {
-		b.watch.Reset(idleTimeout)
+		b.watch.Reset(b.limits.idle)
 		n, err := b.resp.Body.Read(p)
 		b.watch.Stop()
 		b.have += int64(n)
 		if b.have > b.req.Limit {
 			return n, fmt.Errorf("answer is longer than the limit of %d bytes", b.req.Limit)
 		}
-		if took := time.Since(b.start); took > rateGrace && float64(b.have) < minRate*took.Seconds() {
+		if took := time.Since(b.start); took > b.limits.grace && float64(b.have) < minRate*took.Seconds() {
 			return n, fmt.Errorf("server is too slow: %d bytes in %s", b.have, took.Round(time.Second))
 		}
 		if n > 0 {
@@ -328,8 +333,8 @@ func (b *body) Read(p []byte) (int, error) {
 // resume takes the transfer up again where it broke, or says why it can't.
 func (b *body) resume(cause error) error {
 	if b.ctx.Err() != nil {
-		if time.Since(b.start) >= totalTimeout {
-			return fmt.Errorf("transfer took longer than %s", totalTimeout)
+		if time.Since(b.start) >= b.limits.total {
+			return fmt.Errorf("transfer took longer than %s", b.limits.total)
 		}
 		return errors.New("transfer was stopped, or the server sent nothing for too long")
 	}

@@ -151,6 +151,43 @@ func TestHostileServers(t *testing.T) {
 	}
 }
 
+func TestSlowServers(t *testing.T) {
+	trickle := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/pkix-crl")
+		for tick := time.NewTicker(2 * time.Millisecond); r.Context().Err() == nil; <-tick.C {
+			_, _ = w.Write([]byte{0})
+			_ = http.NewResponseController(w).Flush()
+		}
+	}
+	silent := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/pkix-crl")
+		_, _ = w.Write([]byte{0})
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}
+	const long = time.Hour
+	for name, c := range map[string]struct {
+		h                  http.HandlerFunc
+		idle, total, grace time.Duration
+		want               string
+	}{
+		"sends nothing":      {silent, 50 * time.Millisecond, long, long, "nothing for too long"},
+		"takes too long":     {trickle, long, 100 * time.Millisecond, long, "took longer than 100ms"},
+		"sends a byte a day": {trickle, long, long, 50 * time.Millisecond, "too slow"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := fetch.New(nil)
+			defer client.CloseIdle()
+			client.SetTimes(c.idle, c.total, c.grace)
+			resp, err := client.Get(t.Context(), fetch.Request{URL: serve(t, c.h), Limit: limit})
+			require.NoError(t, err)
+			defer resp.Body.Close()
+			_, err = io.ReadAll(resp.Body)
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
 func TestAddressesFromCertificatesStayOutside(t *testing.T) {
 	called := false
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) { called = true })

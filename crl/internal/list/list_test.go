@@ -111,6 +111,10 @@ func TestShapesOfEntries(t *testing.T) {
 		w, _, err = read(t, ca, append([]byte("-\n"), crlf...))
 		require.NoError(t, err)
 		require.Equal(t, v.ID, w.ID)
+		long := ca.Sign(t, crltest.List{Entries: manyEntries(500)})
+		w, _, err = read(t, ca, []byte("-----BEGIN X509 CRL-----\n"+base64.StdEncoding.EncodeToString(long)+"\n-----END X509 CRL-----\n"))
+		require.NoError(t, err)
+		require.Equal(t, 500, w.Count)
 		one := "-----BEGIN X509 CRL-----\n" + base64.StdEncoding.EncodeToString(der)
 		_, _, err = spool([]byte(one[:len(one)-10]))
 		require.Error(t, err)
@@ -180,13 +184,16 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+func manyEntries(n int) (out []crltest.Entry) {
+	for i := range n {
+		out = append(out, crltest.Entry{Serial: big.NewInt(int64(i + 1))})
+	}
+	return out
+}
+
 func TestLimits(t *testing.T) {
 	ca := crltest.NewCA(t, "CA", crltest.Options{})
-	var l crltest.List
-	for i := range 100 {
-		l.Entries = append(l.Entries, crltest.Entry{Serial: big.NewInt(int64(i + 1))})
-	}
-	der := ca.Sign(t, l)
+	der := ca.Sign(t, crltest.List{Entries: manyEntries(100)})
 	_, err := list.Spool(context.Background(), new(memFile), bytes.NewReader(der), list.Limits{Bytes: 1 << 20, Entries: 99})
 	require.ErrorContains(t, err, "99 entries")
 	_, err = list.Spool(context.Background(), new(memFile), bytes.NewReader(der), list.Limits{Bytes: int64(len(der)) - 1, Entries: 100})

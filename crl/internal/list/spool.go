@@ -126,7 +126,8 @@ func (p *pemReader) Read(b []byte) (int, error) {
 			p.done = true
 			continue
 		}
-		if err != nil {
+		// A line may be longer than the buffer: all of the text may be one.
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return 0, readError(err)
 		}
 		p.line = bytes.TrimSpace(line)
