@@ -61,6 +61,12 @@ func (a *attempt) run(ctx context.Context) error {
 	if err := a.readHello(ctx); err != nil {
 		return err
 	}
+	end, ok := a.c.begin(a.assetID)
+	if !ok {
+		return a.no("too many attempts of this asset-id at the same time")
+	}
+	defer end()
+	a.slot.Keep()
 	if err := a.ev.begin(a); err != nil {
 		return err
 	}
@@ -198,7 +204,6 @@ func (a *attempt) checkToken(token string) error {
 		return refuse("the token is not for this asset-id")
 	}
 	a.proven = true
-	a.slot.Keep()
 	return nil
 }
 

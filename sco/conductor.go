@@ -49,8 +49,9 @@ type Conductor struct {
 	refusals *refusalLog
 	decoy    Secret
 
-	mu   sync.Mutex
-	snap *snapshot
+	mu      sync.Mutex
+	snap    *snapshot
+	running map[string]int // attempts by asset-id
 }
 
 // NewConductor checks the configuration. It does no I/O.
@@ -81,6 +82,7 @@ func NewConductor(cfg ConductorConfig) (*Conductor, error) {
 		gate:     admit.New(admit.Config{Total: l.Connections, PerPrefix: l.PerPrefix, Rate: l.Rate, Burst: l.Burst}),
 		refusals: newRefusalLog(),
 		decoy:    NewSecret(),
+		running:  map[string]int{},
 	}, nil
 }
 
@@ -245,6 +247,23 @@ func (c *Conductor) serve(ctx context.Context, conn net.Conn, slot *admit.Slot) 
 		_ = wire.WriteMessage(tc, wire.TypeRefuse, nil)
 		_ = tc.Close()
 	}
+}
+
+// begin counts an attempt of an asset-id, unless there are too many.
+func (c *Conductor) begin(assetID string) (end func(), ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running[assetID] >= maxAttempts {
+		return nil, false
+	}
+	c.running[assetID]++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.running[assetID]--; c.running[assetID] == 0 {
+			delete(c.running, assetID)
+		}
+	}, true
 }
 
 // refused records why an attempt ended: in the log, the audit record, and the

@@ -97,7 +97,7 @@ func decodeEnrollment(b []byte) (*Enrollment, error) {
 		Router: f.Router, Node: f.Node, AssetID: f.AssetID, SSHAddresses: f.SSHAddresses,
 		InitialConfig: f.InitialConfig, At: f.At, tokenHash: f.TokenHash,
 	}
-	if err := errors.Join(checkName("router", f.Router), checkAssetID(f.AssetID)); err != nil {
+	if err := errors.Join(checkName("router", f.Router), checkName("node", f.Node), checkAssetID(f.AssetID)); err != nil {
 		return nil, err
 	}
 	if len(f.SSHAddresses) == 0 || len(f.SSHAddresses) > maxAddresses {

@@ -37,6 +37,10 @@ const (
 	proofTimeout = 60 * time.Second
 	ackTimeout   = 30 * time.Second
 
+	// maxAttempts is how many attempts of one asset-id may run at a time, so
+	// that a stolen token does not fill the conductor with proven clients.
+	maxAttempts = 8
+
 	// refuseDelay is the least time from a connection's start to a refusal.
 	refuseDelay = 100 * time.Millisecond
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/mooringlib/mooring/sco"
 	"github.com/mooringlib/mooring/sco/internal/wire"
@@ -211,14 +212,54 @@ func TestStrangersCauseFewRecords(t *testing.T) {
 	require.Contains(t, string(all[1].Detail), `"suppressed":4`)
 }
 
+// Somebody with a stolen token does not fill the conductor either.
+func TestOneAssetIDHasFewAttemptsAtATime(t *testing.T) {
+	w := newWorld(t)
+	w.router("r", sco.ModePSKOnly)
+	token := w.token("r").Reveal()
+	var held []*mallory
+	for range 8 {
+		m := w.mallory(token, sco.NoDeviceKey())
+		m.sendHello(nil)
+		m.readChallenge()
+		held = append(held, m)
+	}
+	m := w.mallory(token, sco.NoDeviceKey())
+	m.sendHello(nil)
+	m.refused()
+	require.Contains(t, w.events.reason(t), "too many attempts of this asset-id")
+	held[0].sendProof(held[0].honestProof())
+	held[0].accepted()
+	_ = held[0].conn.Close()
+	require.Eventually(t, func() bool {
+		m := w.mallory(token, sco.NoDeviceKey())
+		m.key = held[0].key
+		m.sendHello(nil)
+		typ, _ := m.read()
+		return typ == wire.TypeChallenge
+	}, 10*time.Second, time.Millisecond)
+}
+
 func TestConductorWithoutUsableSettings(t *testing.T) {
 	w := newWorld(t)
 	w.router("r", sco.ModePSKOnly)
 	token := w.token("r")
 	good := w.settings.Load()
-	w.change(func(s *sco.Settings) { s.SSHHostKeys = nil })
-	_, err := w.onboard(t.TempDir(), token, nil)
-	require.Error(t, err)
+	p521, err := ssh.NewPublicKey(ecKey(t, elliptic.P521()).Public())
+	require.NoError(t, err)
+	for _, bad := range []func(*sco.Settings){
+		func(s *sco.Settings) { s.SSHHostKeys = nil },
+		func(s *sco.Settings) { s.SSHHostKeys = []ssh.PublicKey{p521} },
+		func(s *sco.Settings) { s.SSHAddresses = []string{"no port"} },
+		func(s *sco.Settings) { s.SSHAddresses = make([]string, 17) },
+		func(s *sco.Settings) { s.Key = nil },
+	} {
+		w.settings.Store(good)
+		w.change(bad)
+		_, err := w.onboard(t.TempDir(), token, nil)
+		require.Error(t, err)
+		w.noRefusalYet("r")
+	}
 	// The repair is seen at once, without a restart.
 	w.settings.Store(good)
 	_, err = w.onboard(t.TempDir(), token, nil)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/mooringlib/mooring/sco/internal/wire"
 )
 
 // Settings is the conductor's own configuration. The pair of an HA conductor
@@ -32,7 +34,8 @@ type Settings struct {
 	// endorsement key that chains to one; without, none is asked for.
 	EndorsementRoots, EndorsementIntermediates *x509.CertPool
 	// SSHHostKeys are the keys that the SSH servers of all conductor nodes
-	// use: what the router pins. At least one is required.
+	// use: what the router pins. At least one is required, at most eight are
+	// allowed: Ed25519, ECDSA P-256 or P-384, RSA 2048..4096.
 	SSHHostKeys []ssh.PublicKey
 	// SSHPort is the port of the SSH servers; 930 when zero.
 	SSHPort uint16
@@ -88,8 +91,16 @@ func (s *Settings) problems(now time.Time) []error {
 // check is what a connection needs: problems, and host keys for the answer.
 func (s *Settings) check(now time.Time) error {
 	errs := s.problems(now)
-	if len(s.SSHHostKeys) == 0 {
-		errs = append(errs, errors.New("there is no SSH host key"))
+	if n := len(s.SSHHostKeys); n == 0 || n > wire.MaxHostKeys {
+		errs = append(errs, fmt.Errorf("there are %d SSH host keys, it takes 1..%d", n, wire.MaxHostKeys))
+	}
+	for _, k := range s.SSHHostKeys {
+		if _, err := parseSSHKey(k.Marshal()); err != nil {
+			errs = append(errs, fmt.Errorf("SSH host key: %w", err))
+		}
+	}
+	if n := len(s.SSHAddresses); n > maxAddresses {
+		errs = append(errs, fmt.Errorf("there are %d SSH addresses, the most is %d", n, maxAddresses))
 	}
 	for _, a := range s.SSHAddresses {
 		if err := checkAddress(a); err != nil {

@@ -36,18 +36,19 @@ const (
 	MaxCertificate = 8 << 10
 	// MaxToken bounds the token's payload without the secret.
 	MaxToken = 32 << 10
+	// MaxHostKeys is the most host keys of a conductor.
+	MaxHostKeys = 8
 	// MaxHello bounds the router's first message, MaxMessage every other one.
 	MaxHello   = 80 << 10
 	MaxMessage = 32 << 10
 
-	maxName     = 63
-	maxAssetID  = 128
-	maxSSHKey   = 1 << 10
-	maxBlob     = 4 << 10
-	maxHostKeys = 8
-	maxAddrs    = 16
-	maxAddr     = 260
-	maxPCRs     = 24
+	maxName    = 63
+	maxAssetID = 128
+	maxSSHKey  = 1 << 10
+	maxBlob    = 4 << 10
+	maxAddrs   = 16
+	maxAddr    = 260
+	maxPCRs    = 24
 
 	// NonceLen and MACLen are the lengths of nonces and MACs.
 	NonceLen = 32
@@ -364,7 +365,7 @@ func ParseAccept(b []byte) (m *Accept, body []byte, err error) {
 	m = new(Accept)
 	r := &reader{s: b}
 	m.Node = string(r.bytes8("node", maxName))
-	m.HostKeys = r.list("host keys", maxHostKeys, maxSSHKey)
+	m.HostKeys = r.list("host keys", MaxHostKeys, maxSSHKey)
 	m.SSHPort = r.u16("SSH port")
 	for _, a := range r.list("addresses", maxAddrs, maxAddr) {
 		m.Addresses = append(m.Addresses, string(a))
