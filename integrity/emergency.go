@@ -20,6 +20,9 @@ type EmergencySink interface {
 // happened, its stable code, and what helps.
 func EmergencyText(err error) string {
 	code := cause.Of(err)
+	if code == "" {
+		code = cause.Unknown
+	}
 	var b strings.Builder
 	b.WriteString("EMERGENCY: the integrity of this system is compromised.\n")
 	fmt.Fprintf(&b, "What happened: %s (%s).\n", code.Text(), code)

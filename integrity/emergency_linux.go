@@ -43,8 +43,7 @@ func systemConsoles() []string {
 }
 
 func writeConsole(path, line, plain string) error {
-	info, err := os.Stat(path)
-	if err == nil && info.Mode()&os.ModeCharDevice == 0 {
+	if info, err := os.Stat(path); err != nil || info.Mode()&os.ModeCharDevice == 0 {
 		line = plain
 	}
 	// A terminal that somebody stopped must not stop us, and one that we open
