@@ -164,6 +164,16 @@ func TestTheSecondKeyIsTriedWhenTheFirstDoesNotFit(t *testing.T) {
 	}
 }
 
+func TestMessageToACertificateThatTheDeviceDoesNotKnow(t *testing.T) {
+	// The vendor's directory wraps a raw public key into a certificate of its
+	// own. The device knows its key and not that certificate.
+	for _, id := range []identity{ecIdentity(t, "device"), rsaIdentity(t, "device")} {
+		wrapped := newIdentity(t, "wrapped", id.key)
+		b := newBench(t, func(c *autoinstall.Config) { c.Keys = []autoinstall.Key{id.asKey("vendor")} })
+		require.NoError(t, b.device(t).Load(t.Context(), wrapped.seal(t, []byte(config1)), autoinstall.Load{}))
+	}
+}
+
 func TestPlacesAreTriedInTheirOrder(t *testing.T) {
 	urls, err := autoinstall.ServerURLs("192.0.2.1", autoinstall.FileNames(serialNumber)...)
 	require.NoError(t, err)

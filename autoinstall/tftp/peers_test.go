@@ -124,7 +124,7 @@ var clients = []struct {
 		defer out.Close()
 		c := client(b, tftp.Config{MaxSize: 1 << 30})
 		start := time.Now()
-		w := bufio.NewWriter(out)
+		w := bufio.NewWriterSize(out, 64<<10)
 		_, err = c.Get(b.Context(), addr, file, w)
 		require.NoError(b, err)
 		require.NoError(b, w.Flush())

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,7 +66,9 @@ func (s *socket) setDeadline(t time.Time) error {
 // read returns os.ErrDeadlineExceeded at the deadline and when ctx ends.
 func (s *socket) read(ctx context.Context, b []byte) (int, netip.AddrPort, error) {
 	for {
-		n, from, err := unix.Recvfrom(s.fd, b, 0)
+		// The function of golang.org/x/sys asks for the socket's protocol each
+		// time, which doubles the system calls.
+		n, from, err := syscall.Recvfrom(s.fd, b, 0)
 		switch {
 		case err == nil:
 			return n, s.addrPort(from), nil
@@ -80,11 +83,11 @@ func (s *socket) read(ctx context.Context, b []byte) (int, netip.AddrPort, error
 	}
 }
 
-func (s *socket) addrPort(from unix.Sockaddr) netip.AddrPort {
+func (s *socket) addrPort(from syscall.Sockaddr) netip.AddrPort {
 	switch a := from.(type) {
-	case *unix.SockaddrInet4:
+	case *syscall.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
+	case *syscall.SockaddrInet6:
 		addr := netip.AddrFrom16(a.Addr).Unmap()
 		if addr.IsLinkLocalUnicast() {
 			addr = addr.WithZone(s.zone)

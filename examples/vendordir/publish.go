@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/mooringlib/mooring/autoinstall/directory"
 )
@@ -44,6 +45,8 @@ func runPublish(ctx context.Context, args []string, stdout io.Writer) error {
 			return err
 		}
 	}
+	// openssl prints fingerprints in capitals with colons.
+	*replace = strings.ToLower(strings.ReplaceAll(*replace, ":", ""))
 	client, err := directory.NewClient(cfg)
 	if err != nil {
 		return err
