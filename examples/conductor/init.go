@@ -48,6 +48,7 @@ all three are given. A run that was cut short is finished by running it again.`,
 	dir := f.need("dir", "the `DIR` to make")
 	var hosts list
 	f.Var(&hosts, "host", "`NAME_OR_IP` of this conductor, for the certificate; repeat it for more (default: the host name)")
+	f.more = &hosts
 	cert := f.String("cert", "", "the conductor's certificate in PEM `F`ile; needs -key and -ca")
 	key := f.String("key", "", "its private key in PEM `F`ile")
 	ca := f.String("ca", "", "the CA certificate that signed it in PEM `F`ile")

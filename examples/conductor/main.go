@@ -114,6 +114,9 @@ type flags struct {
 	*flag.FlagSet
 	required []string
 	help     func()
+	// more takes arguments that stand without a flag, once it has a value: the
+	// further names of "-host A B".
+	more *list
 }
 
 func newFlags(name, help string, std stdio) *flags {
@@ -148,6 +151,10 @@ func (f *flags) parse(args []string) error {
 			return err
 		}
 		return wrongUsage(f.Name(), "%s; see \"conductor %s -h\"", firstLine(err), f.Name())
+	}
+	if f.NArg() > 0 && f.more != nil && len(*f.more) > 0 {
+		*f.more = append(*f.more, f.Arg(0))
+		return f.parse(f.Args()[1:])
 	}
 	if f.NArg() > 0 {
 		return wrongUsage(f.Name(), "unexpected argument %.80q; see \"conductor %s -h\"", f.Arg(0), f.Name())

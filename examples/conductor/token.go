@@ -28,6 +28,7 @@ onboarding-config.json instead.`, std)
 	timeout := f.String("expiration-timeout", "1d", "how long it is valid, such as 30m, 12h, 1d, 2mo; at most 1y")
 	var addresses list
 	f.Var(&addresses, "conductor", "`HOST:PORT` of an onboarding port, put into the token; repeat it for more (default: the names in the certificate, port 933)")
+	f.more = &addresses
 	asJSON := f.Bool("json", false, "print onboarding-config.json")
 	asset := f.String("asset-id", "", "the node's asset-`ID` for -json; needed when the router has two nodes")
 	if err := f.parse(args); err != nil {

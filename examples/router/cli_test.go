@@ -182,7 +182,7 @@ func TestConductorIsAway(t *testing.T) {
 }
 
 func TestParseForwards(t *testing.T) {
-	local, remote, err := parseForwards(list{"local:127.0.0.1:1=b:2", "remote:c:3=[::1]:4", "local:e:5=f:6"})
+	local, remote, err := parseForwards(list{"local:127.0.0.1:1=b:2", "remote:c:3=[::1]:4", "e:5=f:6"})
 	require.NoError(t, err)
 	require.Equal(t, []tunnel.Forward{{Listen: "127.0.0.1:1", Target: "b:2"}, {Listen: "e:5", Target: "f:6"}}, local)
 	require.Equal(t, []tunnel.Forward{{Listen: "c:3", Target: "[::1]:4"}}, remote)

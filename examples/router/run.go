@@ -36,16 +36,16 @@ const (
 var errRunning = errors.New("another \"router run\" is running")
 
 func runRun(ctx context.Context, args []string, std stdio) error {
-	f := newFlags("run", `run -dir DIR [-forward local:LISTEN=TARGET | -forward remote:LISTEN=TARGET ...]
+	f := newFlags("run", `run -dir DIR [-forward [local:]LISTEN=TARGET | -forward remote:LISTEN=TARGET ...]
 
 Keeps the tunnel to the conductor until it is interrupted (SIGINT, SIGTERM), and
-lets the conductor initialize this router. With "local" this router listens and
-the conductor connects to the target; with "remote" the conductor listens and
-this router connects. LISTEN and TARGET are HOST:PORT. The conductor decides what
-it allows.`, std)
+lets the conductor initialize this router. With "local", which may be left out,
+this router listens and the conductor connects to the target; with "remote" the
+conductor listens and this router connects. LISTEN and TARGET are HOST:PORT. The
+conductor decides what it allows.`, std)
 	dir := f.need("dir", "the router's `DIR`")
 	var forwards list
-	f.Var(&forwards, "forward", "`KIND:LISTEN=TARGET`; repeat it for more")
+	f.Var(&forwards, "forward", "an address to forward: `[KIND:]LISTEN=TARGET`; repeat it for more")
 	pq := f.Bool("require-post-quantum", false, "refuse key exchanges other than mlkem768x25519-sha256")
 	if err := f.parse(args); err != nil {
 		return err
@@ -116,7 +116,7 @@ func parseForwards(forwards list) (local, remote []tunnel.Forward, err error) {
 		case strings.HasPrefix(s, forwardRemote):
 			out, rest = &remote, s[len(forwardRemote):]
 		default:
-			return nil, nil, fmt.Errorf("%.100q does not begin with \"local:\" or \"remote:\"", s)
+			out, rest = &local, s
 		}
 		f, err := tunnel.ParseForward(rest)
 		if err != nil {
