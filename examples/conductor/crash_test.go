@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/mooringlib/mooring/internal/durable"
+	"github.com/mooringlib/mooring/internal/durable/durabletest"
 	"github.com/mooringlib/mooring/sco"
 )
 
@@ -226,4 +229,46 @@ func TestChangesKilled(t *testing.T) {
 		_, err := s.call("legacy", "-asset-id", name)
 		require.ErrorContains(t, err, "no router has the asset-id")
 	}
+}
+
+// TestInitStopped stops init before each durable step.
+func TestInitStopped(t *testing.T) {
+	id, err := newIdentity([]string{"192.0.2.1"}, time.Now())
+	require.NoError(t, err)
+	durabletest.EachStop(t,
+		func(t *testing.T) string { return filepath.Join(t.TempDir(), "c") },
+		func(dir string, w durable.Writer) error { return writeDir(t.Context(), w, dir, id) },
+		func(t *testing.T, dir string, done bool) {
+			s := &site{t: t, dir: dir}
+			_, err := s.call("token", "-router", "r")
+			if _, serr := os.Stat(filepath.Join(dir, fileMarker)); serr != nil {
+				require.False(t, done)
+				require.ErrorContains(t, err, "conductor init")
+				s.must("init", "-host", "192.0.2.1")
+			}
+			s.must("router", "add", "-name", "r", "-mode", "weak", "-node", "node0", "-asset-id", "A")
+			require.NotEmpty(t, s.must("token", "-router", "r"))
+		})
+}
+
+// TestRootsStopped stops the adding of roots: the old ones stay, whole.
+func TestRootsStopped(t *testing.T) {
+	first, second := newManufacturer(t), newManufacturer(t)
+	durabletest.EachStop(t,
+		func(t *testing.T) string {
+			path := filepath.Join(t.TempDir(), fileRoots)
+			require.NoError(t, addRoots(durable.Writer{}, path, []*x509.Certificate{first.root}))
+			return path
+		},
+		func(path string, w durable.Writer) error {
+			return addRoots(w, path, []*x509.Certificate{second.root})
+		},
+		func(t *testing.T, path string, done bool) {
+			have, err := readCertificates(path)
+			require.NoError(t, err)
+			require.True(t, have[0].Equal(first.root))
+			if done {
+				require.Len(t, have, 2)
+			}
+		})
 }

@@ -79,7 +79,7 @@ all three are given. A run that was cut short is finished by running it again.`,
 	if err != nil {
 		return err
 	}
-	if err := writeDir(ctx, *dir, files); err != nil {
+	if err := writeDir(ctx, durable.Writer{}, *dir, files); err != nil {
 		return err
 	}
 	fmt.Fprintf(std.out, "conductor in %s is ready; add a router with \"conductor router add -dir %s ...\"\n", *dir, *dir)
@@ -93,8 +93,7 @@ type identity struct {
 
 // writeDir writes the marker last, and refuses a directory that is in use by
 // anything else.
-func writeDir(ctx context.Context, dir string, id identity) error {
-	var w durable.Writer
+func writeDir(ctx context.Context, w durable.Writer, dir string, id identity) error {
 	if _, err := os.Stat(filepath.Join(dir, fileMarker)); err == nil {
 		return fmt.Errorf("%q is a conductor's directory already; nothing was changed", dir)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -148,23 +149,26 @@ are trusted already.`, std)
 		}
 	}
 	return withState(ctx, *dir, func(s *state) error {
-		path := filepath.Join(s.dir, fileRoots)
-		have, err := readCertificates(path)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		var out bytes.Buffer
-		seen := map[string]bool{}
-		for _, c := range append(have, fresh...) {
-			if !seen[string(c.Raw)] {
-				seen[string(c.Raw)] = true
-				out.Write(encodePEM("CERTIFICATE", c.Raw))
-			}
-		}
-		if out.Len() > maxFile {
-			return fmt.Errorf("-roots: there would be more than %d bytes of roots", maxFile)
-		}
-		var w durable.Writer
-		return w.WriteFile(path, out.Bytes(), 0o644)
+		return addRoots(durable.Writer{}, filepath.Join(s.dir, fileRoots), fresh)
 	})
+}
+
+// addRoots adds the certificates that are not there yet.
+func addRoots(w durable.Writer, path string, fresh []*x509.Certificate) error {
+	have, err := readCertificates(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var out bytes.Buffer
+	seen := map[string]bool{}
+	for _, c := range append(have, fresh...) {
+		if !seen[string(c.Raw)] {
+			seen[string(c.Raw)] = true
+			out.Write(encodePEM("CERTIFICATE", c.Raw))
+		}
+	}
+	if out.Len() > maxFile {
+		return fmt.Errorf("-roots: there would be more than %d bytes of roots", maxFile)
+	}
+	return w.WriteFile(path, out.Bytes(), 0o644)
 }

@@ -23,6 +23,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mooringlib/mooring/internal/durable"
+	"github.com/mooringlib/mooring/internal/durable/durabletest"
 	"github.com/mooringlib/mooring/internal/tpmkey"
 	"github.com/mooringlib/mooring/internal/tpmsim"
 	"github.com/mooringlib/mooring/sco"
@@ -258,4 +260,34 @@ func TestApplyIsIdempotentAndDurable(t *testing.T) {
 	have, err := os.ReadFile(filepath.Join(b.dir, fileConfig))
 	require.NoError(t, err)
 	require.JSONEq(t, `{"a":1}`, string(have))
+}
+
+// TestApplyStopped stops the storing of a configuration before each durable step:
+// the old or the new one is there, and applying again ends well.
+func TestApplyStopped(t *testing.T) {
+	before, after := []byte(`{"version":1}`), []byte(`{"version":2}`)
+	durabletest.EachStop(t,
+		func(t *testing.T) string {
+			dir := t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(dir, fileConfig), before, 0o600))
+			return dir
+		},
+		func(dir string, w durable.Writer) error {
+			_, err := (&box{dir: dir, w: w}).Apply(t.Context(), after)
+			return err
+		},
+		func(t *testing.T, dir string, done bool) {
+			have, err := os.ReadFile(filepath.Join(dir, fileConfig))
+			require.NoError(t, err)
+			require.Contains(t, []string{string(before), string(after)}, string(have))
+			if done {
+				require.Equal(t, string(after), string(have))
+			}
+			b := &box{dir: dir}
+			_, err = b.Apply(t.Context(), after)
+			require.NoError(t, err)
+			r, err := b.Apply(t.Context(), after)
+			require.NoError(t, err)
+			require.Equal(t, tunnel.Applied, r)
+		})
 }
