@@ -538,7 +538,7 @@ func TestFaultsOfTheDeviceAreTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, nil)
 		b.shelf.put(fileURL, []byte(config1))
-		b.installer.err = errors.New("flash is full")
+		b.installer.fail(errors.New("flash is full"))
 		done := make(chan error, 1)
 		d := b.device(t)
 		go func() { done <- d.Run(t.Context()) }()
@@ -547,7 +547,7 @@ func TestFaultsOfTheDeviceAreTriedAgain(t *testing.T) {
 		st, err := d.Status(t.Context())
 		require.NoError(t, err)
 		require.Contains(t, st.Reason, "flash is full")
-		b.installer.err = nil
+		b.installer.fail(nil)
 		require.NoError(t, <-done)
 	})
 }

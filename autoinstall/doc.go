@@ -36,4 +36,10 @@
 // Without an [OwnerPolicy] or [Config.EncryptedOnly] a plain file is installed,
 // as RFC 8886 says. A message that is damaged, empty, encrypted to somebody
 // else, or insane changes nothing. There is no switch that turns checks off.
+//
+// # Size
+//
+// There are more exported names here than in most packages of the module: a
+// third of them are errors, because a person far away has to be told exactly why
+// a device stays without its configuration.
 package autoinstall

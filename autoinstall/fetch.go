@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/mooringlib/mooring/autoinstall/tftp"
 )
@@ -183,10 +182,4 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		return errors.New("redirect to another server")
 	}
 	return nil
-}
-
-// Timeout says that a fetch ends by itself within this time, whatever a server
-// does.
-func (f *NetFetcher) Timeout() time.Duration {
-	return max(httpTimeout, f.cfg.TFTP.Timeout, tftp.DefaultTimeout)
 }

@@ -123,13 +123,25 @@ func (s *shelf) put(url string, b []byte) {
 type counting struct {
 	autoinstall.Installer
 	installs int
-	err      error
+
+	mu  sync.Mutex
+	err error
+}
+
+// fail makes installations fail with err, until it is nil again.
+func (c *counting) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = err
 }
 
 func (c *counting) Install(ctx context.Context, cfg *autoinstall.Configuration) error {
 	c.installs++
-	if c.err != nil {
-		return c.err
+	c.mu.Lock()
+	err := c.err
+	c.mu.Unlock()
+	if err != nil {
+		return err
 	}
 	return c.Installer.Install(ctx, cfg)
 }
