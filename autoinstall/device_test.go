@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -438,26 +440,44 @@ func TestDamagedStateStopsTheDevice(t *testing.T) {
 
 // sink collects alarms and events.
 type sink struct {
+	mu     sync.Mutex
 	alarms map[string]mooring.Alarm
 	events []mooring.Event
 }
 
 func (s *sink) SetAlarm(_ context.Context, a mooring.Alarm) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.alarms == nil {
 		s.alarms = map[string]mooring.Alarm{}
 	}
 	s.alarms[a.ID] = a
 }
-func (s *sink) RecordEvent(_ context.Context, e mooring.Event) { s.events = append(s.events, e) }
+
+func (s *sink) RecordEvent(_ context.Context, e mooring.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, e)
+}
+
+func (s *sink) active(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, ok := s.alarms[id]
+	return ok && a.Active()
+}
 
 func TestScheduleOverADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s sink
 		b := newBench(t, func(c *autoinstall.Config) { c.Alarms, c.Events = &s, &s })
-		var at []time.Duration
+		var mu sync.Mutex
+		var attempts []time.Duration
 		start := time.Now()
 		b.cfg.Discoverer = discover(func() (*autoinstall.Location, error) {
-			at = append(at, time.Since(start))
+			mu.Lock()
+			defer mu.Unlock()
+			attempts = append(attempts, time.Since(start))
 			return &autoinstall.Location{URLs: []string{fileURL}}, nil
 		})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -467,6 +487,9 @@ func TestScheduleOverADay(t *testing.T) {
 		go func() { done <- d.Run(ctx) }()
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
+		mu.Lock()
+		at := slices.Clone(attempts)
+		mu.Unlock()
 		for i := 1; i < len(at); i++ {
 			want := 5 * time.Minute
 			if at[i-1] >= time.Hour {
@@ -477,7 +500,7 @@ func TestScheduleOverADay(t *testing.T) {
 			require.Less(t, gap, want+want/10+time.Second, "attempt %d", i)
 		}
 		require.GreaterOrEqual(t, len(at), 10+20)
-		require.True(t, s.alarms["autoinstall.missing"].Active())
+		require.True(t, s.active("autoinstall.missing"))
 
 		st, err := b.device(t).Status(ctx)
 		require.NoError(t, err)
@@ -491,11 +514,11 @@ func TestScheduleOverADay(t *testing.T) {
 		b.shelf.put(fileURL, nil)
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		require.True(t, s.alarms["autoinstall.refused"].Active())
+		require.True(t, s.active("autoinstall.refused"))
 		b.shelf.put(fileURL, []byte(config1))
 		require.NoError(t, <-done)
-		require.False(t, s.alarms["autoinstall.refused"].Active())
-		require.False(t, s.alarms["autoinstall.missing"].Active())
+		require.False(t, s.active("autoinstall.refused"))
+		require.False(t, s.active("autoinstall.missing"))
 		last := s.events[len(s.events)-1]
 		require.Equal(t, "autoinstall.install", last.Type)
 		require.True(t, last.Permitted)
