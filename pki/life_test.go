@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -143,9 +145,9 @@ func TestYearsOfAlarms(t *testing.T) {
 		sleepTo(begin.Add(5 * year))
 		require.Equal(t, []string{"critical", "cleared", "minor", "major", "critical", "cleared", "minor", "major", "critical"}, b.history("pki.certificate/n"))
 		require.Len(t, b.history("pki.certificate/absent"), 1)
-		require.Empty(t, b.drops, "fail-soft only tells")
 		cancel()
 		require.ErrorIs(t, <-done, context.Canceled)
+		require.Empty(t, b.drops, "fail-soft only tells")
 		// One alarm a certificate, and it keeps the time of its beginning.
 		for _, a := range b.m.Alarms() {
 			require.Equal(t, mooring.SeverityCritical, a.Severity)
@@ -376,12 +378,25 @@ func TestPeerCache(t *testing.T) {
 type authority struct {
 	b     *bench
 	fails int
-	calls []time.Time
+	mu    sync.Mutex
+	made  []time.Time
+}
+
+func (a *authority) call() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.made = append(a.made, time.Now())
+	return len(a.made)
+}
+
+func (a *authority) calls() []time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.made)
 }
 
 func (a *authority) Renew(_ context.Context, r pki.Renewal) ([]*x509.Certificate, error) {
-	a.calls = append(a.calls, time.Now())
-	if len(a.calls) <= a.fails {
+	if a.call() <= a.fails {
 		return nil, errors.New("authority does not answer")
 	}
 	csr, err := x509.ParseCertificateRequest(r.Request)
@@ -419,20 +434,20 @@ func TestRenewalAheadOfTime(t *testing.T) {
 		life := first.NotAfter.Sub(first.NotBefore)
 		time.Sleep(life / 2)
 		synctest.Wait()
-		require.Empty(t, a.calls)
+		require.Empty(t, a.calls())
 		time.Sleep(life/3 + life/30)
 		synctest.Wait()
-		require.GreaterOrEqual(t, len(a.calls), 4)
-		left := first.NotAfter.Sub(a.calls[0])
+		require.GreaterOrEqual(t, len(a.calls()), 4)
+		left := first.NotAfter.Sub(a.calls()[0])
 		require.InDelta(t, life.Hours()/3, left.Hours(), life.Hours()/20)
 		require.Equal(t, []string{"minor", "cleared"}, b.history("pki.renewal/n"), "one alarm for all failures")
 		require.Empty(t, b.history("pki.certificate/n"), "renewed before anybody is alarmed")
 		pair, err := b.m.GetClientCertificate("n")(nil)
 		require.NoError(t, err)
 		require.False(t, pairEqual(pair.Leaf, first), "a new key")
-		require.Equal(t, []string{"n", "n"}, b.reauths)
 		cancel()
 		<-done
+		require.Equal(t, []string{"n", "n"}, b.reauths)
 	})
 }
 
