@@ -372,6 +372,39 @@ func TestAttackResumptionAndOldTLS(t *testing.T) {
 	_ = conn.Close()
 }
 
+// The group that was agreed on is recorded, and only good ones are agreed on.
+func TestTLSGroups(t *testing.T) {
+	w := newWorld(t)
+	w.router("r", sco.ModePSKOnly)
+	key := newSSHKey(t)
+	for _, c := range []struct {
+		groups []tls.CurveID
+		want   string
+	}{
+		{[]tls.CurveID{tls.X25519, tls.X25519MLKEM768}, "X25519MLKEM768"},
+		{[]tls.CurveID{tls.X25519}, "X25519"},
+		{[]tls.CurveID{tls.CurveP384}, "CurveP384"},
+		{[]tls.CurveID{tls.CurveP521}, ""},
+	} {
+		cfg := clientConfig()
+		cfg.CurvePreferences = c.groups
+		conn, err := tls.Dial("tcp", w.addr, cfg)
+		if c.want == "" {
+			require.Error(t, err)
+			continue
+		}
+		require.NoError(t, err)
+		m := newMallory(t, conn, w.token("r").Reveal(), sco.NoDeviceKey())
+		m.key = key
+		m.sendHello(nil)
+		m.readChallenge()
+		m.sendProof(m.honestProof())
+		m.accepted()
+		require.Equal(t, c.want, w.node("r", "r-0").Status.TLSGroup)
+		_ = conn.Close()
+	}
+}
+
 // Resumption, the router's side: it does not speak to an older TLS either.
 func TestRouterRefusesOldTLS(t *testing.T) {
 	w := newWorld(t)

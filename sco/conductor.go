@@ -171,6 +171,9 @@ func (c *Conductor) snapshot(ctx context.Context) (*snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sco: reading the conductor's settings: %w", err)
 	}
+	if s == nil {
+		s = &Settings{}
+	}
 	now := c.cfg.Registry.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()

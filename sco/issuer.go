@@ -76,6 +76,9 @@ func (i *Issuer) IssueToken(ctx context.Context, router string, lifetime time.Du
 	if err != nil {
 		return Token{}, fmt.Errorf("sco: reading the conductor's settings: %w", err)
 	}
+	if s == nil {
+		s = &Settings{}
+	}
 	reasons := s.problems(now)
 	r, err := reg.Get(ctx, router)
 	switch {

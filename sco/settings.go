@@ -47,7 +47,7 @@ type Settings struct {
 // SettingsFunc returns the present settings. It is called for every connection
 // and token, so that a change needs no restart; it should keep what it has
 // parsed until that changes. It is safe for concurrent use, and the result is
-// not changed afterwards.
+// not changed afterwards; nil counts as empty settings.
 type SettingsFunc func(ctx context.Context) (*Settings, error)
 
 // problems lists everything that keeps the certificates from being used at now.

@@ -8,6 +8,9 @@
 // over a session that is salted to the endorsement key and encrypts what the TPM
 // releases, so that a probe on the bus does not see it.
 //
+// The endorsement hierarchy must have the empty authorization, as machines are
+// delivered.
+//
 // At most two transient objects and two sessions are in use at a time, which
 // every TPM has room for.
 package tpmsigner

@@ -135,3 +135,25 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+func TestClaimsAreChecked(t *testing.T) {
+	key := ec(t, elliptic.P256())
+	cert := certificate(t, key)
+	for want, change := range map[string]func(*Claims){
+		"conductor-public-cert is missing": func(c *Claims) { c.PublicCert = nil },
+		"conductor-ca-cert is missing":     func(c *Claims) { c.CACert = nil },
+		"secret has 47 bytes":              func(c *Claims) { c.Secret = c.Secret[1:] },
+		"asset-id has 0":                   func(c *Claims) { c.AssetIDs = nil },
+		"asset-id has 3":                   func(c *Claims) { c.AssetIDs = []string{"a", "b", "c"} },
+		"is empty or too long":             func(c *Claims) { c.AssetIDs = []string{""} },
+		"router is missing":                func(c *Claims) { c.Router = "" },
+		"exp or iat":                       func(c *Claims) { c.ExpiresAt = nil },
+		"conductor-addresses has":          func(c *Claims) { c.Addresses = make([]string, 17) },
+		"initial-config has":               func(c *Claims) { c.InitialConfig = make([]byte, MaxInitialConfig+1) },
+	} {
+		c := claims(cert)
+		change(c)
+		_, err := Sign(c, key)
+		require.ErrorContains(t, err, want)
+	}
+}

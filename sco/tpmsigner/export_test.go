@@ -1,0 +1,4 @@
+package tpmsigner
+
+// SplitCertificates is for the fuzz target.
+var SplitCertificates = splitCertificates
