@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -154,4 +155,36 @@ func TestAnotherProcessReadsWhileTheListIsReplaced(t *testing.T) {
 	}
 	close(stop)
 	require.NoError(t, <-failed)
+}
+
+// TestMapsOutliveTheirUse collects garbage all the time while lists are
+// compared, so that a map that goes too early is noticed.
+func TestMapsOutliveTheirUse(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.URLs = nil
+	w.start()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				runtime.GC()
+			}
+		}
+	}()
+	const n = 150_000
+	for number := range 4 {
+		var list bytes.Buffer
+		w.ca.Stream(t, &list, int64(number+1), func(yield func(int) bool) {
+			for i := number * 10; i < n+number*10 && yield(i); i++ {
+			}
+		}, n)
+		require.NoError(t, w.m.Import(t.Context(), &list, "x"))
+	}
+	close(stop)
+	<-stopped
+	require.Equal(t, n, w.m.Lists()[0].Entries)
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -312,7 +313,11 @@ func (m *Manager) makePatch(before, after string) error {
 		return err
 	}
 	defer f.Abort()
-	if err := patch.Make(f, maps[0].Bytes, maps[1].Bytes, id); err != nil {
+	err = patch.Make(f, maps[0].Bytes, maps[1].Bytes, id)
+	// The bytes go with the maps, which nothing else holds.
+	runtime.KeepAlive(maps[0])
+	runtime.KeepAlive(maps[1])
+	if err != nil {
 		return err
 	}
 	return f.Commit()

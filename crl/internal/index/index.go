@@ -43,9 +43,15 @@ const (
 	mainPayload  = 5
 	extraPayload = 16
 	maxRecord    = MaxSerial + extraPayload
-	// entriesPerSlot is how many records share one slot of the fan-out table.
-	entriesPerSlot = 4
+	// entriesPerSlot is how many records share one slot of the fan-out table. It
+	// makes the table small enough to stay in the processor's cache, which
+	// saves one of the two reads from memory that a lookup would cost.
+	entriesPerSlot = 64
 	maxFanBits     = 24
+	// guessBits is how finely a position within a slot is estimated, and walk
+	// how many records are tried from there before the search goes by halves.
+	guessBits = 16
+	walk      = 12
 )
 
 // Class names one run of records of a list.
@@ -209,6 +215,33 @@ func (v *View) Find(mag []byte) (payload []byte, ok bool) {
 		return nil, false
 	}
 	rec := v.RecordSize()
+	if hi-lo > 2 {
+		// Serial numbers are mostly random, so that the next bits tell about where
+		// the key stands. When they are not, halves bound the cost.
+		at := lo + (hi-lo)*slot(key, int(v.Skip)+int(v.Bits), guessBits)>>guessBits
+		switch c := bytes.Compare(v.Records[at*rec:at*rec+w], key); {
+		case c == 0:
+			return v.Records[at*rec+w : at*rec+rec], true
+		case c < 0:
+			lo = at + 1
+			for end := min(hi, lo+walk); lo < end; lo++ {
+				if c := bytes.Compare(v.Records[lo*rec:lo*rec+w], key); c == 0 {
+					return v.Records[lo*rec+w : lo*rec+rec], true
+				} else if c > 0 {
+					return nil, false
+				}
+			}
+		default:
+			hi = at
+			for end := max(lo, hi-walk); hi > end; hi-- {
+				if c := bytes.Compare(v.Records[hi*rec-rec:hi*rec-rec+w], key); c == 0 {
+					return v.Records[hi*rec-rec+w : hi*rec], true
+				} else if c < 0 {
+					return nil, false
+				}
+			}
+		}
+	}
 	for lo < hi {
 		mid := int(uint(lo+hi) >> 1)
 		at := v.Records[mid*rec : mid*rec+rec]
