@@ -30,6 +30,7 @@ import (
 
 	"github.com/mooringlib/mooring/pki"
 	"github.com/mooringlib/mooring/pki/internal/testca"
+	"github.com/mooringlib/mooring/pki/pkitest"
 	"github.com/mooringlib/mooring/pki/verify"
 )
 
@@ -672,4 +673,15 @@ func TestCorpusPeers(t *testing.T) {
 	}
 	err := b.m.VerifyPeer(t.Context(), []*x509.Certificate{good}, pki.PeerOptions{Trust: "other"})
 	require.ErrorContains(t, err, `its trust anchor is "CN=root,O=Test", which is not in the bundle "other"`)
+}
+
+func TestRevocationKit(t *testing.T) {
+	t.Parallel()
+	ca := testca.Root(t, "root", start)
+	leaf := func() *x509.Certificate { return ca.Leaf(t, "x", testca.ECKey(t).Public()) }
+	c := pkitest.Cases{Issuer: ca.Cert, Good: leaf(), Revoked: leaf(), Unknown: leaf(), UnknownIssuer: ca.Cert}
+	pkitest.Revocation(t, &lists{
+		revoked: map[string]string{c.Revoked.SerialNumber.String(): ""},
+		unknown: map[string]error{c.Unknown.SerialNumber.String(): errors.New("no list")},
+	}, c)
 }

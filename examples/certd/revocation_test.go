@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mooringlib/mooring/crl"
+	"github.com/mooringlib/mooring/pki/pkitest"
 )
 
 // TestRevocation joins the two packages: lists that one manager has taken in
@@ -59,4 +60,16 @@ func TestRevocation(t *testing.T) {
 	out, err = ingest(bad)
 	require.Error(t, err)
 	require.Contains(t, out, "keyCompromise")
+
+	// The adapter is what package pki asks for.
+	other := newAuthority(t)
+	parse := func(text string) *x509.Certificate {
+		block, _ := pem.Decode([]byte(text))
+		c, err := x509.ParseCertificate(block.Bytes)
+		require.NoError(t, err)
+		return c
+	}
+	pkitest.Revocation(t, &revocation{dir: lists}, pkitest.Cases{
+		Issuer: ca.cert, Good: parse(good), Revoked: revoked, Unknown: parse(other.sign(t, csr)), UnknownIssuer: other.cert,
+	})
 }
