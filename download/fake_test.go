@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -13,8 +15,6 @@ import (
 
 	"github.com/mooringlib/mooring/download"
 	"github.com/mooringlib/mooring/download/repo"
-	"os"
-	"path/filepath"
 )
 
 // fake is a source without a network, for simulated time.
@@ -50,6 +50,13 @@ func (k *fake) take(t testing.TB, dir string, m *repo.Manifest) {
 
 func (k *fake) source(kind download.Kind) download.Source {
 	return download.Source{Name: string(kind), Kind: kind, Fetcher: k}
+}
+
+// bytesSent returns how much it has sent.
+func (k *fake) bytesSent() int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.sent
 }
 
 func (k *fake) setDead(err error) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -119,26 +118,26 @@ var faults = []struct {
 	ratio float64 // of the image's size that may be sent
 	serve func(s *faultServer, w http.ResponseWriter, r *http.Request, n int) bool
 }{
-	{"drop every 8 MiB", 1.1, func(s *faultServer, w http.ResponseWriter, r *http.Request, _ int) bool {
+	{"drop every 4 MiB", 1.1, func(s *faultServer, w http.ResponseWriter, r *http.Request, _ int) bool {
 		from, to, ranged := s.span(r)
-		s.send(w, s.f.image, from, to, ranged, 8<<20)
+		s.send(w, s.f.image, from, to, ranged, 4<<20)
 		return true
 	}},
 	// Without ranges the second answer must send everything again: with a cut
-	// at 40 of 64 MiB no client can do with less than 104.
-	{"no ranges, drop once", 1.1 + 40.0/64, func(s *faultServer, w http.ResponseWriter, _ *http.Request, n int) bool {
+	// at 20 of 32 MiB no client can do with less than 52.
+	{"no ranges, drop once", 1.1 + 20.0/32, func(s *faultServer, w http.ResponseWriter, _ *http.Request, n int) bool {
 		limit := int64(-1)
 		if n == 1 {
-			limit = 40 << 20
+			limit = 20 << 20
 		}
 		s.send(w, s.f.image, 0, int64(len(s.f.image)), false, limit)
 		return true
 	}},
-	{"promises ranges, sends everything", 1.1 + 40.0/64, func(s *faultServer, w http.ResponseWriter, _ *http.Request, n int) bool {
+	{"promises ranges, sends everything", 1.1 + 20.0/32, func(s *faultServer, w http.ResponseWriter, _ *http.Request, n int) bool {
 		w.Header().Set("Accept-Ranges", "bytes")
 		limit := int64(-1)
 		if n == 1 {
-			limit = 40 << 20
+			limit = 20 << 20
 		}
 		s.send(w, s.f.image, 0, int64(len(s.f.image)), false, limit)
 		return true
@@ -175,7 +174,7 @@ var faults = []struct {
 	}},
 	{"206 starts earlier than asked", 1.1, func(s *faultServer, w http.ResponseWriter, r *http.Request, _ int) bool {
 		from, to, ranged := s.span(r)
-		s.send(w, s.f.image, max(0, from-100_000), to, ranged, 8<<20)
+		s.send(w, s.f.image, max(0, from-40_000), to, ranged, 4<<20)
 		return true
 	}},
 	{"one bit flipped", 1.1, func(s *faultServer, w http.ResponseWriter, r *http.Request, n int) bool {
@@ -281,12 +280,11 @@ var faults = []struct {
 }
 
 func TestFaultMatrix(t *testing.T) {
-	f := newFixture(t, 64<<20)
+	f := newFixture(t, 32<<20)
 	for _, fault := range faults {
 		t.Run(fault.name, func(t *testing.T) {
 			s := &faultServer{f: f, breakIt: fault.serve, next: http.FileServer(http.Dir(f.dir))}
-			server := httptest.NewServer(s)
-			defer server.Close()
+			server := serveSmall(t, s, smallBuffer)
 			cfg := f.config(t, httpSource(t, download.KindArtifactory, server.URL))
 			cfg.Policy.MaxRetryDelay = time.Hour // a wait would fail the test by its timeout
 			var waited atomic.Bool

@@ -1,9 +1,11 @@
 package download_test
 
 import (
+	"context"
 	"crypto/ed25519"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -82,9 +84,37 @@ func (f *fixture) serve(t testing.TB, wrap func(http.Handler) http.Handler) *htt
 }
 
 func httpSource(t require.TestingT, kind download.Kind, url string) download.Source {
-	h, err := source.NewHTTP(source.HTTPConfig{URL: url})
+	h, err := source.NewHTTP(source.HTTPConfig{URL: url, Dial: dialWith(smallBuffer)})
 	require.NoError(t, err)
 	return download.Source{Name: string(kind), Kind: kind, Fetcher: h}
+}
+
+// Small socket buffers keep sockets from holding much of an image, so that what a
+// server sent is what a client got, on a machine of any load.
+const smallBuffer = 32 << 10
+
+func dialWith(buffer int) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if tcp, ok := c.(*net.TCPConn); ok {
+			err = tcp.SetReadBuffer(buffer)
+		}
+		return c, err
+	}
+}
+
+// serveSmall serves with small buffers.
+func serveSmall(t testing.TB, h http.Handler, buffer int) *httptest.Server {
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if tcp, ok := c.(*net.TCPConn); ok {
+			_ = tcp.SetWriteBuffer(buffer)
+		}
+		return ctx
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	return s
 }
 
 // labPolicy is quick enough for tests that cannot simulate time.
@@ -99,7 +129,7 @@ func (f *fixture) config(t require.TestingT, sources ...download.Source) downloa
 	require.NoError(t, err)
 	return download.Config{
 		Pool: pool, Trust: f.trust, StateDir: stateDir(t), Policy: labPolicy(), Lab: true,
-		Tuning: download.Tuning{Poll: 20 * time.Millisecond, StallTimeout: time.Second},
+		Tuning: download.Tuning{Poll: 20 * time.Millisecond, StallTimeout: 3 * time.Second},
 	}
 }
 

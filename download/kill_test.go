@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +19,8 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/mooringlib/mooring/download"
+	"github.com/mooringlib/mooring/download/repo"
+	"github.com/mooringlib/mooring/download/source"
 )
 
 // childEnv makes the test binary download, so that there is a process to kill.
@@ -36,8 +37,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child downloads: base URL, state, out, and a word when checkpoints are to be
-// often; or it copies: the word copy, URL, out.
+// child downloads: base URL, state, out, and a word for checkpoints that come
+// often, two connections and small buffers; or it copies: the word copy, URL, out.
 func child(args []string) error {
 	if args[0] == "copy" {
 		return goCopy(args[1], args[2])
@@ -45,11 +46,20 @@ func child(args []string) error {
 	f := &fixture{}
 	t := &failer{}
 	f.prepare(t)
-	cfg := f.config(t, httpSource(t, download.KindArtifactory, args[0]))
+	web := source.HTTPConfig{URL: args[0]}
+	if len(args) > 3 {
+		web.Dial = dialWith(smallBuffer)
+	}
+	fetcher, err := source.NewHTTP(web)
+	if err != nil {
+		return err
+	}
+	src := download.Source{Name: "artifactory", Kind: download.KindArtifactory, Fetcher: fetcher}
+	cfg := f.config(t, src)
 	cfg.StateDir = args[1]
 	cfg.Policy, cfg.Lab, cfg.Tuning = nil, false, download.Tuning{}
 	if len(args) > 3 {
-		cfg.Tuning.Checkpoint = 50 * time.Millisecond
+		cfg.Tuning.Checkpoint, cfg.Tuning.MaxConnections = 50*time.Millisecond, 2
 	}
 	d, err := download.New(cfg)
 	if err != nil {
@@ -144,10 +154,11 @@ func (s *pacedServer) nextLife() int64 {
 func TestKilledAtRandomMoments(t *testing.T) {
 	const kills = 200
 	f := newFixture(t, 40<<20)
+	// The chunks of an image of more than 512 MiB.
+	f.manifest = f.make(t, f.dir, f.image, repo.MakeConfig{ChunkSize: 1 << 20})
 	grains := len(f.image)/grain/64 + 2
 	s := &pacedServer{image: f.image, next: http.FileServer(http.Dir(f.dir)), limit: rate.NewLimiter(2<<20, 64<<10), old: make([]uint64, grains), life: make([]uint64, grains)}
-	server := httptest.NewServer(s)
-	defer server.Close()
+	server := serveSmall(t, s, smallBuffer)
 	dir := t.TempDir()
 	out := filepath.Join(dir, "image.iso")
 	self, err := os.Executable()

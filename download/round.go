@@ -32,9 +32,13 @@ const (
 	firstRequest   = 4 << 20
 	largestRequest = 32 << 20
 	requestTime    = 4 * time.Second
-	gatherBytes    = 16 << 10
-	gatherTime     = 100 * time.Millisecond
-	scheduleTick   = 100 * time.Millisecond
+	// worthStealing is how long a connection must still need for its later
+	// chunks before another one takes them: what its sender has on the way is
+	// then sent in vain.
+	worthStealing = time.Second
+	gatherBytes   = 16 << 10
+	gatherTime    = 100 * time.Millisecond
+	scheduleTick  = 100 * time.Millisecond
 )
 
 // restingError says that the sources that are left asked to be left alone.
@@ -277,7 +281,7 @@ func (r *round) work(now time.Time, l *link) *partial.Segment {
 		if left == 0 || !l.entry.Complete() {
 			continue
 		}
-		if eta := left / w.expectedRate(now); eta > 0.3 && eta > most {
+		if eta := left / w.expectedRate(now); eta > worthStealing.Seconds() && eta > most {
 			victim, most = w, eta
 		}
 	}

@@ -80,12 +80,12 @@ func TestNoAttemptLimitWithTimeout(t *testing.T) {
 		k := newFake(t, f)
 		k.setDead(errDead)
 		cfg := f.product(t, k.source(download.KindArtifactory))
-		cfg.Policy = &download.Policy{EnableTimeout: true, Timeout: 21600 * time.Second, MaxRetryDelay: 20 * time.Second}
+		cfg.Policy = &download.Policy{EnableTimeout: true, Timeout: 3600 * time.Second, MaxRetryDelay: 10 * time.Second}
 		begin := time.Now()
 		st, err := get(t, cfg, filepath.Join(t.TempDir(), "i"))
 		require.ErrorIs(t, err, download.ErrTimeout)
-		require.Equal(t, 21600*time.Second, time.Since(begin))
-		require.Greater(t, st.Attempt, 500)
+		require.Equal(t, 3600*time.Second, time.Since(begin))
+		require.Greater(t, st.Attempt, 200)
 	})
 }
 
@@ -95,14 +95,14 @@ func TestForEverWhenTimeoutAndAttemptsAreOff(t *testing.T) {
 		k.setDead(errDead)
 		cfg := f.product(t, k.source(download.KindArtifactory))
 		cfg.Policy = &download.Policy{Timeout: 10800 * time.Second, MaxRetryDelay: 3600 * time.Second}
-		day := time.AfterFunc(24*time.Hour, func() { k.setDead(nil) })
+		day := time.AfterFunc(6*time.Hour, func() { k.setDead(nil) })
 		defer day.Stop()
 		begin := time.Now()
 		out := filepath.Join(t.TempDir(), "i")
 		_, err := get(t, cfg, out)
 		require.NoError(t, err)
-		require.GreaterOrEqual(t, time.Since(begin), 24*time.Hour)
-		require.Less(t, time.Since(begin), 24*time.Hour+2*time.Hour)
+		require.GreaterOrEqual(t, time.Since(begin), 6*time.Hour)
+		require.Less(t, time.Since(begin), 8*time.Hour)
 		f.requireImage(t, out)
 	})
 }
@@ -298,7 +298,7 @@ func TestPauseOverARestartKeepsTheBudget(t *testing.T) {
 		deadline := st.Deadline
 		require.NoError(t, store.Pause(version, "by the operator"))
 		time.Sleep(time.Second)
-		sent := k.sent
+		sent := k.bytesSent()
 		kill()
 		require.ErrorIs(t, <-done, context.Canceled)
 
@@ -309,19 +309,19 @@ func TestPauseOverARestartKeepsTheBudget(t *testing.T) {
 
 		ctx = t.Context()
 		start()
-		time.Sleep(5 * time.Hour)
-		require.Equal(t, sent, k.sent, "it stays paused over the restart")
+		time.Sleep(time.Hour)
+		require.Equal(t, sent, k.bytesSent(), "it stays paused over the restart")
 		running, err := store.Resume(version)
 		require.NoError(t, err)
 		require.True(t, running)
 		time.Sleep(2 * time.Second)
 		st, err = store.Show(version)
 		require.NoError(t, err)
-		require.WithinDuration(t, deadline.Add(5*time.Hour+time.Second), st.Deadline, 2*time.Second, "paused time does not count")
+		require.WithinDuration(t, deadline.Add(time.Hour+time.Second), st.Deadline, 2*time.Second, "paused time does not count")
 		require.NoError(t, <-done)
 		f.requireImage(t, out)
 		require.Equal(t, 1, st.Attempt)
-		require.LessOrEqual(t, k.sent, int64(len(f.image))+256<<10)
+		require.LessOrEqual(t, k.bytesSent(), int64(len(f.image))+256<<10)
 	})
 }
 
