@@ -107,7 +107,16 @@ func (l *Line) fromServer(f *flow) {
 			return
 		}
 		l.mu.Lock()
-		f.server = from
+		// A repeated request makes a server begin a second transfer from
+		// another port. The client could not tell it from the first, so it
+		// gets no way through.
+		if !f.server.IsValid() {
+			f.server = from
+		}
+		if f.server != from {
+			l.mu.Unlock()
+			continue
+		}
 		dropped := l.cfg.Drop != nil && l.cfg.Drop(false, buf[:n])
 		l.mu.Unlock()
 		if !dropped {
