@@ -3,6 +3,7 @@ package crl_test
 import (
 	"bytes"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
@@ -114,6 +115,27 @@ func TestBitFlips(t *testing.T) {
 	writeFile(t, path, sound[:100])
 	w.start()
 	require.Equal(t, crl.StatusUnknown, w.status(good))
+}
+
+func TestDamagedSignedListIsReplacedWhenItComesAgain(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	der := w.list(crltest.List{Entries: numbered(2000)})
+	require.NoError(t, w.fetch())
+	paths, err := filepath.Glob(filepath.Join(w.cfg.Directory, "lists", "*"))
+	require.NoError(t, err)
+	require.Len(t, paths, 1)
+	broken := bytes.Clone(der)
+	broken[len(broken)/2] ^= 1
+	for _, content := range [][]byte{broken, der[:100], nil} {
+		writeFile(t, paths[0], content)
+		if content == nil {
+			require.NoError(t, os.Remove(paths[0]))
+		}
+		require.NoError(t, w.fetch())
+		require.True(t, bytes.Equal(der, mustRead(t, paths[0])))
+	}
+	w.noAlarm()
 }
 
 // TestAnotherProcessReadsWhileTheListIsReplaced has a second manager on the same

@@ -1,10 +1,12 @@
 package crl
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -66,6 +68,9 @@ func (m *Manager) receive(ctx context.Context, body io.Reader, source string) (_
 		return nil, err
 	}
 	if held {
+		if err := m.heal(f, meta.ID); err != nil {
+			return nil, err
+		}
 		out.drop()
 		out.path = ""
 		return out, nil
@@ -81,6 +86,54 @@ func (m *Manager) receive(ctx context.Context, body io.Reader, source string) (_
 		out.meta.Warnings = append(out.meta.Warnings, fmt.Sprintf("%d serial numbers are listed twice", out.parsed.Duplicates))
 	}
 	return out, f.Sync()
+}
+
+// heal puts a list that came again in the place of the stored one when that is
+// damaged or gone: routers get it from there, and a damaged master list is made
+// from it. Mostly there is nothing to do, and nothing is written.
+func (m *Manager) heal(f *os.File, id string) error {
+	path := filepath.Join(m.cfg.Directory, listsDir, id+".crl")
+	same, err := sameContent(f, path)
+	if same || err != nil {
+		return err
+	}
+	m.cfg.Logger.Warn("stored list was damaged and is replaced", "id", id)
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return m.durable.Rename(f.Name(), path)
+}
+
+// sameContent compares a file with the one at path, which may be missing.
+func sameContent(f *os.File, path string) (bool, error) {
+	g, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer g.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	if gi, err := g.Stat(); err != nil || fi.Size() != gi.Size() {
+		return false, err
+	}
+	var a, b [32 << 10]byte
+	for off := int64(0); off < fi.Size(); {
+		n, err := f.ReadAt(a[:], off)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return false, err
+		}
+		// What can't be read counts as different.
+		if k, _ := g.ReadAt(b[:n], off); k != n || !bytes.Equal(a[:n], b[:n]) {
+			return false, nil
+		}
+		off += int64(n)
+	}
+	return true, nil
 }
 
 // inForce reports whether a list with this content answers questions now. The

@@ -208,9 +208,6 @@ func (p *Pool) Issuers(c *x509.Certificate) []*Node {
 	return out
 }
 
-// Known reports whether a name is that of a certificate in the pool.
-func (p *Pool) Known(subject name.Key) bool { return len(p.bySubject[subject]) > 0 }
-
 // Signers returns the certificates that may have signed a list with an issuer
 // name and a key identifier, and why others with that name may not.
 func (p *Pool) Signers(issuer name.Key, keyID []byte, now time.Time) (out []*Node, why string) {
