@@ -286,3 +286,23 @@ func (s *spyKernel) restart(t *testing.T)                  { s.Kernel.restart(t)
 func (s *spyKernel) raw(t *testing.T) []byte               { return s.Kernel.raw(t) }
 func (s *spyKernel) move(t *testing.T, from, to string)    { s.Kernel.move(t, from, to) }
 func (s *spyKernel) cover(t *testing.T, dir string) func() { return s.Kernel.cover(t, dir) }
+
+// TestFirstBootIsCappedToo enables and runs in one boot, and restarts the service
+// in it.
+func TestFirstBootIsCappedToo(t *testing.T) {
+	r := newRig(t, newFakeDisk(t), newFakeMachine(t), bootLiteral, integrity.ModeDirect)
+	require.NoError(t, r.handler(t).Enable(t.Context()))
+	r.writeSecrets(t)
+	require.NoError(t, r.handler(t).RunOnce(t.Context()), "open already, and the key was still to be had")
+	require.NoError(t, r.handler(t).RunOnce(t.Context()), "open already, and capped")
+	undo := swap(r, func(t *testing.T, dir string) { require.NoError(t, os.Mkdir(dir, 0o700)) })(t, r)
+	require.Equal(t, cause.DirectoryPlain, cause.Of(r.handler(t).RunOnce(t.Context())), "named although the key is withheld")
+	undo()
+	require.NoError(t, r.handler(t).RunOnce(t.Context()))
+	require.NoError(t, r.handler(t).Lock(t.Context()))
+	require.Equal(t, cause.Capped, cause.Of(r.handler(t).RunOnce(t.Context())))
+	r.requireLocked(t)
+	r.powerCycle(t)
+	require.NoError(t, r.handler(t).RunOnce(t.Context()))
+	r.requireSecrets(t)
+}

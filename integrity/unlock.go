@@ -52,10 +52,12 @@ func (h *Handler) unlock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if done, err := h.alreadyOpen(ctx, found[0]); done || err != nil {
-		return err
-	}
 	key, rec, vouched, err := h.unwrap(ctx, found)
+	if withheld(err) {
+		if done, oerr := h.alreadyOpen(ctx, found[0]); done || oerr != nil {
+			return oerr
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -114,9 +116,17 @@ func (h *Handler) wasEnabled(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// alreadyOpen is the way of a handler that was restarted: the kernel has the
-// keys, so the wrapper's anchor alone vouches for the manifest, and the key,
-// which may be capped, stays where it is.
+// withheld reports whether the key is only not given out any more in this boot.
+func withheld(err error) bool {
+	code := cause.Of(err)
+	return code == cause.Capped || code == cause.PCRChanged
+}
+
+// alreadyOpen is the way of a handler that was restarted after the key was
+// capped: the kernel got the keys in an approved state of this boot and has them
+// still, so the anchor alone vouches for the manifest. It returns false where the
+// key is needed after all, and an error for a directory that is not the protected
+// one.
 func (h *Handler) alreadyOpen(ctx context.Context, newest record.Found) (bool, error) {
 	a, ok := h.cfg.Wrapper.(Anchor)
 	if !ok || !newest.Complete {
@@ -126,10 +136,6 @@ func (h *Handler) alreadyOpen(ctx context.Context, newest record.Found) (bool, e
 	if err != nil {
 		return false, cause.At(cause.RecordCorrupt, h.cfg.StateDir, err)
 	}
-	if open, err := h.open(m); err != nil || !open {
-		// What stands in the way is found again, and named, on the full way.
-		return false, nil
-	}
 	binding, committed, err := a.Committed(ctx)
 	if err != nil {
 		return false, err
@@ -137,10 +143,17 @@ func (h *Handler) alreadyOpen(ctx context.Context, newest record.Found) (bool, e
 	if !committed || binding != newest.Binding() {
 		return false, cause.New(cause.ManifestForged, errNotVouched)
 	}
-	for _, step := range []func(*record.Manifest) error{h.verifyCovered, h.verifyPolicies, h.verifyReadable} {
-		if err := step(m); err != nil {
-			return false, err
-		}
+	if err := h.verifyCovered(m); err != nil {
+		return false, err
+	}
+	if err := h.verifyPolicies(m); err != nil {
+		return false, err
+	}
+	if open, err := h.open(m); err != nil || !open {
+		return false, err
+	}
+	if err := h.verifyReadable(m); err != nil {
+		return false, err
 	}
 	h.manifest = m
 	return true, nil

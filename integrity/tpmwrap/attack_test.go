@@ -10,8 +10,11 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -414,4 +417,34 @@ func TestConfigMistakesAreReported(t *testing.T) {
 	}
 	_, err = tpmwrap.NewOAEP(tpmwrap.OAEPConfig{Config: tpmwrap.Config{Open: open, Policy: tpmwrap.Policy{PCRs: []uint{7}}}, Handle: 0x81000001})
 	require.ErrorContains(t, err, "Policy does not apply")
+}
+
+func TestOwnerAuthorizationIsNeverPrinted(t *testing.T) {
+	cfg := tpmwrap.Config{OwnerAuth: []byte("owner-secret")}
+	var log strings.Builder
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "config", cfg)
+	text := fmt.Sprintf("%v %+v %#v %s", cfg, &cfg, cfg, tpmwrap.OAEPConfig{Config: cfg}) + log.String()
+	require.NotContains(t, text, "owner-secret")
+	require.NotContains(t, text, "111 119 110")
+}
+
+// TestOwnerAuthorization has an owner with a secret of his own: everything works
+// with it, and nothing can be enabled without.
+func TestOwnerAuthorization(t *testing.T) {
+	tpm := tpmsim.New(t)
+	auth := []byte("owner-secret")
+	_, err := tpm2.HierarchyChangeAuth{
+		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
+		NewAuth:    tpm2.TPM2BAuth{Buffer: auth},
+	}.Execute(tpm)
+	require.NoError(t, err)
+	cfg := tpmwrap.Config{Open: openerOf(tpm), Policy: tpmwrap.Policy{PCRs: []uint{7}}}
+	_, err = sealed(t, cfg).Wrap(t.Context(), key, binding)
+	require.Equal(t, cause.TPMFailed, cause.Of(err))
+	cfg.OwnerAuth = auth
+	w := sealed(t, cfg)
+	wrapped, err := w.Wrap(t.Context(), key, binding)
+	require.NoError(t, err)
+	require.NoError(t, w.Commit(t.Context(), [32]byte(binding)))
+	require.NoError(t, unwrap(t, sealed(t, cfg), wrapped))
 }

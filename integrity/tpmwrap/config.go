@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"time"
@@ -98,6 +99,14 @@ type Config struct {
 
 	writer durable.Writer
 }
+
+const redacted = "tpmwrap.Config(redacted)"
+
+// Format shows nothing, because of OwnerAuth, whatever the verb.
+func (Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
+// LogValue is as Format.
+func (Config) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 func (c *Config) complete() error {
 	var errs []error

@@ -21,9 +21,10 @@ const (
 	busyMaxWait   = 500 * time.Millisecond
 )
 
-// Bus is one conversation with a TPM, for one goroutine.
+// Bus is one conversation with a TPM, for one goroutine. It lives as long as one
+// call, so it keeps that call's context.
 type Bus struct {
-	ctx       context.Context //nolint:containedctx // a Bus lives as long as one call
+	ctx       context.Context
 	tpm       transport.TPM
 	responses [][]byte
 	dead      error
