@@ -32,6 +32,11 @@
 // each version, the pause request, and the rollback counters). No private key
 // and no other secret is held or needed.
 //
+// The package is larger than others here: attempt, round, request and chunk are
+// one state machine, and every part of it needs the status, the pause and the
+// errors of the sources that the others keep. What stands by itself is in its own
+// package (partial, window, repo, source, peer).
+//
 // Exported names follow the module's semantic version. The engine that runs
 // connections is in round.go, the story around it (attempts, waits, pause,
 // timeout) in job.go.

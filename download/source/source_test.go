@@ -22,6 +22,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mooringlib/mooring/download"
+	"github.com/mooringlib/mooring/download/downloadtest"
+	"github.com/mooringlib/mooring/download/peer"
 	"github.com/mooringlib/mooring/download/repo"
 	"github.com/mooringlib/mooring/download/source"
 )
@@ -34,7 +36,7 @@ func newRepo(t testing.TB) (dir string, m *repo.Manifest, data []byte) {
 	name := filepath.Join(t.TempDir(), "v-1.img")
 	require.NoError(t, os.WriteFile(name, data, 0o600))
 	dir = t.TempDir()
-	made, err := repo.Make(t.Context(), repo.MakeConfig{Dir: dir, Key: ed25519.NewKeyFromSeed(make([]byte, 32))}, name)
+	made, err := repo.Make(t.Context(), repo.MakeConfig{Dir: dir, Key: ed25519.NewKeyFromSeed(make([]byte, 32)), ChunkSize: 32 << 10}, name)
 	require.NoError(t, err)
 	return dir, made[0], data
 }
@@ -73,11 +75,14 @@ func TestBothSourcesReadARepository(t *testing.T) {
 			require.False(t, b.Whole)
 		}
 	}
-	other := *m
-	other.Version = "v-2"
-	for _, f := range []download.Fetcher{web, folder} {
-		_, err := f.Open(t.Context(), &other, 0, 1)
-		require.Equal(t, download.FaultNotFound, fault(t, err))
+	handler, err := peer.New(peer.Config{Dir: dir})
+	require.NoError(t, err)
+	node := httptest.NewServer(handler)
+	defer node.Close()
+	fromPeer, err := source.NewHTTP(source.HTTPConfig{URL: node.URL})
+	require.NoError(t, err)
+	for name, f := range map[string]download.Fetcher{"http": web, "dir": folder, "peer": fromPeer} {
+		t.Run(name, func(t *testing.T) { downloadtest.Fetcher(t, f, m, data) })
 	}
 }
 
@@ -206,7 +211,7 @@ func TestConfigIsChecked(t *testing.T) {
 		_, err := source.NewHTTP(source.HTTPConfig{URL: u})
 		require.Error(t, err, u)
 	}
-	_, err := source.NewHTTP(source.HTTPConfig{URL: "https://x/", TLS: &tls.Config{InsecureSkipVerify: true}}) //nolint:gosec // refused
+	_, err := source.NewHTTP(source.HTTPConfig{URL: "https://x/", TLS: &tls.Config{InsecureSkipVerify: true}})
 	require.ErrorContains(t, err, "does not verify")
 	_, err = source.NewDir("")
 	require.Error(t, err)
