@@ -25,6 +25,10 @@ type evidenceCheck struct {
 func (e *evidenceCheck) begin(a *attempt) error {
 	e.kind = EvidenceKind(a.hello.Kind)
 	mode := a.config.Mode
+	if mode == ModePSKOnly && e.kind == EvidenceSelfSigned {
+		// A key that is new at every attempt adds nothing to the secret.
+		e.kind = EvidenceNone
+	}
 	switch {
 	case mode == ModeWeak && e.kind == EvidenceNone:
 		return a.no("mode weak needs a certificate or a TPM, the router showed none")

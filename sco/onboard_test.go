@@ -43,7 +43,7 @@ func TestOnboardModesAndSoftwareEvidence(t *testing.T) {
 				fails  string
 			}{
 				{"psk none", sco.ModePSKOnly, none, sco.EvidenceNone, "ssh-key", ""},
-				{"psk self-signed", sco.ModePSKOnly, selfSigned, sco.EvidenceSelfSigned, "ssh-key", ""},
+				{"psk self-signed", sco.ModePSKOnly, selfSigned, sco.EvidenceNone, "ssh-key", ""},
 				{"psk devid", sco.ModePSKOnly, devid(t, maker, ecKey(t, elliptic.P256())), sco.EvidenceDeviceID, "device-id", ""},
 				{"weak none", sco.ModeWeak, none, 0, "", "mode weak needs"},
 				{"weak self-signed", sco.ModeWeak, selfSigned, sco.EvidenceSelfSigned, "ssh-key", ""},

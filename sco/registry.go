@@ -17,7 +17,8 @@ import (
 type RegistryConfig struct {
 	// Store is required.
 	Store RouterStore
-	// Node names this conductor node in events and links.
+	// Node names this conductor node in events and links. The nodes of an HA
+	// pair have different names.
 	Node string
 	// Events takes the audit record; nil when nobody listens.
 	Events mooring.EventSink

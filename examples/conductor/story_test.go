@@ -86,7 +86,7 @@ func TestStory(t *testing.T) {
 		// "router add".
 		device func(t *testing.T, asset string) (flags, env, add []string)
 	}{
-		{"psk-only", "psk-only", sco.EvidenceSelfSigned, "ssh-key", nil},
+		{"psk-only", "psk-only", sco.EvidenceNone, "ssh-key", nil},
 		{"weak", "weak", sco.EvidenceSelfSigned, "ssh-key", nil},
 		{"weak with a TPM", "weak", sco.EvidenceTPM, "endorsement-key", func(t *testing.T, _ string) (flags, env, add []string) {
 			needPeer(t, "swtpm")
