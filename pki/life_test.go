@@ -91,7 +91,7 @@ func TestCreateEachStop(t *testing.T) {
 			_, err := b.m.AddTrust(context.Background(), "second", testca.PEM(b.ca.Cert), pki.Strict)
 			return err
 		},
-		func(t *testing.T, b *bench, done bool) {
+		func(t *testing.T, b *bench, _ bool) {
 			b.open(t)
 			csr := b.csr(t, "n") // makes the key when the crash was before it
 			_, err := b.m.Ingest(t.Context(), "n", testca.PEM(b.ca.Sign(t, csr)))
@@ -99,7 +99,6 @@ func TestCreateEachStop(t *testing.T) {
 			for _, bundle := range b.m.Trusted() {
 				require.Empty(t, bundle.Issues)
 			}
-			_ = done
 		})
 }
 

@@ -247,3 +247,40 @@ func TestOwnCertificateIsReplaced(t *testing.T) {
 	defer conn.Close()
 	require.Equal(t, "router", conn.ConnectionState().PeerCertificates[0].Subject.CommonName)
 }
+
+// TestKilledWhileReplacing kills the program at moments spread over a
+// replacement of key and certificate, and reads the pair as openssl would.
+func TestKilledWhileReplacing(t *testing.T) {
+	t.Parallel()
+	dir, file := filepath.Join(t.TempDir(), "d"), filepath.Join(t.TempDir(), "f")
+	ca := newAuthority(t)
+	require.NoError(t, os.WriteFile(file, []byte(ca.pem()), 0o600))
+	certd(t, "trust", "add", "-dir", dir, "-name", "customer", "-file", file)
+	renew := func() {
+		csr := certd(t, "csr", "-dir", dir, "-name", "n", "-common-name", "c", "-algorithm", "ECC")
+		require.NoError(t, os.WriteFile(file, []byte(ca.sign(t, csr)), 0o600))
+	}
+	renew()
+	certd(t, "ingest", "-dir", dir, "-name", "n", "-certificate", file)
+	certd(t, "key", "-dir", dir, "-name", "n", "-algorithm", "ECC", "-replace")
+	renew()
+	begin := time.Now()
+	certd(t, "ingest", "-dir", dir, "-name", "n", "-certificate", file)
+	whole := time.Since(begin)
+	const kills = 25
+	killed := 0
+	for n := range kills {
+		certd(t, "key", "-dir", dir, "-name", "n", "-algorithm", "ECC", "-replace")
+		renew()
+		ctx, cancel := context.WithTimeout(t.Context(), whole*time.Duration(n+1)/kills)
+		err := exec.CommandContext(ctx, "certd", "ingest", "-dir", dir, "-name", "n", "-certificate", file).Run()
+		cancel()
+		if err != nil {
+			killed++
+		}
+		_, err = tls.LoadX509KeyPair(filepath.Join(dir, "n.pem"), filepath.Join(dir, "n.key"))
+		require.NoError(t, err, "a mix after kill %d", n)
+	}
+	require.NotZero(t, killed)
+	require.Regexp(t, `(?m)^n +valid`, certd(t, "show", "-dir", dir))
+}

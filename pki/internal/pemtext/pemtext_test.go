@@ -2,11 +2,13 @@ package pemtext_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -64,6 +66,29 @@ func TestBlocks(t *testing.T) {
 		_, err := pemtext.Blocks(one[:n], 4)
 		require.Error(t, err, "cut at %d", n)
 	}
+}
+
+// TestWorkIsBounded searches texts that are made to be slow.
+func TestWorkIsBounded(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 10
+	integers := bytes.Repeat([]byte{0x30, 0x83, 3, 0xff, 0xf0, 2, 1, 0, 2, 1, 0}, size/11)
+	nested := bytes.Repeat([]byte("MDAw"), size/4)
+	for name, text := range map[string][]byte{
+		"sequences": bytes.Repeat([]byte{0x30, 0x80}, size/2), "integers": integers, "text in text": nested,
+		"hex": bytes.Repeat([]byte("30"), size/2), "edges": bytes.Repeat([]byte("-----BEGIN "), size/11), "dashes": bytes.Repeat([]byte("-"), size),
+	} {
+		begin := time.Now()
+		_, _ = pemtext.FindPrivateKey(text)
+		_, _ = pemtext.Blocks(text, 1000)
+		require.Less(t, time.Since(begin), 20*time.Second, name)
+	}
+	deep := pem.EncodeToMemory(&pem.Block{Type: "DATA", Bytes: bytes.Repeat([]byte{7}, 4096)})
+	for range 3 {
+		deep = []byte(base64.StdEncoding.EncodeToString(deep))
+	}
+	_, found := pemtext.FindPrivateKey(deep)
+	require.False(t, found)
 }
 
 func FuzzBlocks(f *testing.F) {

@@ -18,6 +18,11 @@ const (
 	// The smallest private key, P-256 in SEC 1 without parameters, is 39 bytes,
 	// 52 characters of base64.
 	minRun = 48
+	// maxWork bounds what is searched altogether, in terms of what was given.
+	maxWork = 16
+	// maxIntegers bounds the numbers that are looked at in one place; a key
+	// has 9 at most.
+	maxIntegers = 12
 )
 
 // markers are texts that stand beside private keys. They are looked for without
@@ -42,9 +47,15 @@ func markers() map[string]string {
 // FindPrivateKey looks for a private key anywhere in data: in PEM of any label,
 // in bare base64 or hex, in DER, in JSON (JWK), and inside one another. It
 // returns what it found, in words.
-func FindPrivateKey(data []byte) (string, bool) { return find(data, 0) }
+func FindPrivateKey(data []byte) (string, bool) {
+	budget := maxWork*len(data) + 64<<10
+	return find(data, 0, &budget)
+}
 
-func find(data []byte, depth int) (string, bool) {
+func find(data []byte, depth int, budget *int) (string, bool) {
+	if *budget -= len(data); *budget < 0 {
+		return "something that is encoded so often that it cannot be searched", true
+	}
 	lower := bytes.ToLower(data)
 	for marker, form := range markers() {
 		if bytes.Contains(lower, []byte(marker)) {
@@ -65,7 +76,7 @@ func find(data []byte, depth int) (string, bool) {
 	}
 	for _, run := range runs(data) {
 		for _, decoded := range decodings(run) {
-			if form, ok := find(decoded, depth+1); ok {
+			if form, ok := find(decoded, depth+1, budget); ok {
 				return form, true
 			}
 		}
@@ -206,7 +217,7 @@ func classify(seq cryptobyte.String) (string, bool) {
 // them is as large as a key.
 func integers(s cryptobyte.String) int {
 	n, large := 0, false
-	for s.PeekASN1Tag(casn1.INTEGER) {
+	for n < maxIntegers && s.PeekASN1Tag(casn1.INTEGER) {
 		var v cryptobyte.String
 		if !s.ReadASN1(&v, casn1.INTEGER) {
 			return 0
