@@ -30,7 +30,7 @@ func (s *Schedule) setDefaults() error {
 		return errors.New("delays can't be negative")
 	}
 	if !(s.Jitter >= 0 && s.Jitter <= 1) {
-		return errors.New("Jitter is not within 0 to 1")
+		return errors.New("the jitter is not within 0 to 1")
 	}
 	setDefault(&s.Early, 5*time.Minute)
 	setDefault(&s.EarlyFor, time.Hour)

@@ -32,11 +32,6 @@ var peerServers = map[string]func(tb testing.TB, dir string, port int) *exec.Cmd
 		return exec.Command(peer.Need(tb, "atftpd"), "--daemon", "--no-fork", "--user", "root", "--group", "root", "--bind-address", "127.0.0.1",
 			"--port", strconv.Itoa(port), "--logfile", "/dev/null", "--maxthread", "100", dir)
 	},
-	"dnsmasq": func(tb testing.TB, dir string, port int) *exec.Cmd {
-		// dnsmasq answers on port 69 only.
-		tb.Skip("dnsmasq is tested in a network namespace, see examples/autoinstalld")
-		return nil
-	},
 }
 
 // startPeer starts a server that ends with tb and waits until it answers.
