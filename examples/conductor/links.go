@@ -15,8 +15,8 @@ import (
 )
 
 // recordTimeout bounds what is written when a tunnel ends, also while the program
-// stops.
-const recordTimeout = 10 * time.Second
+// stops. What is not written by then is put right at the next start.
+const recordTimeout = 30 * time.Second
 
 // links joins the SSH server to the registry.
 type links struct {

@@ -117,6 +117,12 @@ func (s *Store) transact(ctx context.Context, f func(querier) error) error {
 // a transaction that reads first and can't become one that writes when another
 // process has written in between.
 func (s *Store) transactSQLite(ctx context.Context, f func(querier) error) (err error) {
+	select {
+	case s.writer <- struct{}{}:
+		defer func() { <-s.writer }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	c, err := s.db.Conn(ctx)
 	if err != nil {
 		return err

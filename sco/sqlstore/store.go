@@ -61,6 +61,10 @@ type Config struct {
 type Store struct {
 	db      *sql.DB
 	dialect Dialect
+	// writer is held by the one transaction of this process that writes to
+	// SQLite, which has room for one: others would poll for the lock and starve
+	// one another.
+	writer chan struct{}
 }
 
 var _ sco.RouterStore = (*Store)(nil)
@@ -77,7 +81,7 @@ func New(cfg Config) (*Store, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return &Store{db: cfg.DB, dialect: cfg.Dialect}, nil
+	return &Store{db: cfg.DB, dialect: cfg.Dialect, writer: make(chan struct{}, 1)}, nil
 }
 
 // Get implements [sco.RouterStore].

@@ -57,10 +57,10 @@ type Session struct {
 // Observer is told about connections. Implementations are safe for concurrent
 // use; a call delays only the connection that it is about.
 type Observer interface {
-	// Connected is called after authentication. The connection serves no
-	// requests of the other side before it returns.
+	// Connected is called after authentication. The connection is served
+	// meanwhile, but the router is initialized only after it has returned.
 	Connected(ctx context.Context, s Session)
-	// Disconnected is called once after each Connected. reason is never nil.
+	// Disconnected is called once after each Connected has returned. reason is never nil.
 	// ctx is not cancelled by the end of Serve or Run, so that the last state
 	// can still be written.
 	Disconnected(ctx context.Context, s Session, reason error)

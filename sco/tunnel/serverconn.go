@@ -25,6 +25,8 @@ type serverConn struct {
 
 	mu        sync.Mutex
 	listeners map[forwardRequest]net.Listener
+	// recorded is set when the observer knows of the connection.
+	recorded bool
 	// initialized is set when there is nothing left to deliver within this
 	// connection; lastTry is when it was tried.
 	initialized bool
@@ -37,13 +39,21 @@ func (c *serverConn) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 	s := c.server
 	log := s.log.With("router", c.session.Peer.Router, "node", c.session.Peer.Node, "asset-id", c.session.Peer.AssetID)
 	log.InfoContext(ctx, "router connected", "remote", c.session.RemoteAddr, "version", quote(c.session.Version), "key-exchange", c.session.KeyExchange)
-	if s.cfg.Observer != nil {
-		s.cfg.Observer.Connected(ctx, c.session)
-	}
+	// Recording a connection may take long when all routers come at once. The
+	// router's keepalive is answered meanwhile: otherwise it would give up and
+	// come back, and make it worse.
+	c.link.do(func() {
+		if s.cfg.Observer != nil {
+			s.cfg.Observer.Connected(ctx, c.session)
+		}
+		c.mu.Lock()
+		c.recorded = true
+		c.mu.Unlock()
+		c.startInitialize(ctx)
+	})
 	c.mu.Lock()
 	c.timer = time.AfterFunc(s.cfg.KeepAlive, func() { c.link.do(func() { c.tick(ctx) }) })
 	c.mu.Unlock()
-	c.startInitialize(ctx)
 	for chans != nil || reqs != nil {
 		select {
 		case nc, ok := <-chans:
@@ -67,7 +77,10 @@ func (c *serverConn) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 	c.rearm(0)
 	c.link.finish()
 	log.InfoContext(ctx, "router disconnected", "reason", err)
-	if s.cfg.Observer != nil {
+	c.mu.Lock()
+	recorded := c.recorded
+	c.mu.Unlock()
+	if s.cfg.Observer != nil && recorded {
 		s.cfg.Observer.Disconnected(context.WithoutCancel(ctx), c.session, err)
 	}
 }
@@ -257,7 +270,7 @@ func (c *serverConn) startInitialize(ctx context.Context) {
 		return
 	}
 	c.mu.Lock()
-	skip := c.initialized || c.busy || !c.lastTry.IsZero() && s.cfg.Now().Sub(c.lastTry) < initializeRetry
+	skip := !c.recorded || c.initialized || c.busy || !c.lastTry.IsZero() && s.cfg.Now().Sub(c.lastTry) < initializeRetry
 	if !skip {
 		c.busy, c.lastTry = true, s.cfg.Now()
 	}
