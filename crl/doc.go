@@ -45,6 +45,13 @@
 // those who may revoke and un-revoke: the signed lists travel beside the index,
 // and are verified again whenever the index is damaged.
 //
+// # Shape
+//
+// This package is longer than its siblings: fetching, publishing, alarms and
+// answers share one state, which must change in one transaction. Everything
+// that does not need that state (reading lists, the index, names, scopes, trust,
+// fetching, patches) is in packages below internal, which know nothing of it.
+//
 // # Stability
 //
 // The API follows semantic versioning together with the module. The version in
