@@ -63,7 +63,7 @@ const benchWorkers = 4
 
 func (j *benchJob) signer() (sco.Signer, error) {
 	if j.Key == nil {
-		if j.Kind == "weak" {
+		if j.Kind != "psk-only" {
 			return sco.SelfSigned(), nil
 		}
 		return sco.NoDeviceKey(), nil
@@ -279,6 +279,7 @@ func BenchmarkServerCPU(b *testing.B) {
 		ek   string
 	}{
 		{"psk-only", sco.ModePSKOnly, benchJob{}, ""},
+		{"psk-only-certificate-ignored", sco.ModePSKOnly, benchJob{}, ""},
 		{"weak", sco.ModeWeak, benchJob{}, ""},
 		{"strong-devid-p256", sco.ModeStrong, benchJob{Key: pkcs8(b, devKey),
 			Cert: maker.issue(b, devKey.Public(), func(c *x509.Certificate) { c.Subject.SerialNumber = "r-0" }).Raw}, ""},
