@@ -30,7 +30,8 @@ const usage = `autoinstalld installs the first configuration of a router (RFC 88
 keygen  makes the device's key and certificate, in the factory.
 run     looks for a configuration until one is installed: after 5 minutes in the
         first hour, every hour after that, for ever. -once makes one attempt.
-load    installs a file on a running device, by the policy of the last run.
+load    installs a file on a running device, by the policy of the last run or load;
+        its flags make the policy stricter, only a run makes it looser.
 status  says what the device does, and why nothing is installed yet.
 reset   is the factory reset: the configuration goes, run starts from DHCP again.
 
@@ -41,8 +42,8 @@ DIR is readable by its owner only and holds:
 
   startup.cfg        the configuration in force; startup.cfg.d/ what load -part added
   SERIAL.crt         the certificate to publish; keys/ holds keys and certificates
-  device.json        serial number, TPM, and the policy of the last run
-  owner-roots.pem    the trusted owners of the last run
+  device.json        serial number, TPM, and the policy of the last run or load
+  owner-roots.pem    the trusted owners of that policy
   state.json         what was installed, and the counter that never goes back
   status.json        what "status" shows about attempts
 `

@@ -141,7 +141,7 @@ func (f *runFlags) network(cfg *autoinstall.Config) error {
 	return nil
 }
 
-// rememberPolicy keeps the policy of this run, so that load has the same.
+// rememberPolicy keeps the policy, so that the next load has the same.
 func rememberPolicy(dir string, p profile, pol policy) error {
 	var disk durable.Writer
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
@@ -173,6 +173,7 @@ func runLoad(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if err != nil {
 		return err
 	}
+	stricter := pol.encryptedOnly || pol.ownerRoots != ""
 	pol.encryptedOnly = pol.encryptedOnly || p.EncryptedOnly
 	if pol.ownerRoots == "" && p.OwnerRoots {
 		pol.ownerRoots = filepath.Join(*dir, ownerFile)
@@ -186,6 +187,12 @@ func runLoad(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return err
 	}
 	defer closer.Close()
+	if stricter {
+		// What was demanded once holds for the next file too.
+		if err := rememberPolicy(*dir, p, pol); err != nil {
+			return err
+		}
+	}
 	cfg.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
 	device, err := autoinstall.New(cfg)
 	if err != nil {
