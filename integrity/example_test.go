@@ -21,7 +21,7 @@ func Example() {
 	defer os.RemoveAll(dir)
 	handler, err := integrity.New(integrity.Config{
 		Wrapper:     &integritytest.Wrapper{TPM: integritytest.NewTPM()},
-		Kernel:      integritytest.NewKernel(),
+		Kernel:      integritytest.NewKernel(dir),
 		StateDir:    filepath.Join(dir, "state"),
 		Directories: []string{filepath.Join(dir, "config"), filepath.Join(dir, "keys")},
 		Emergency:   integrity.Consoles{KernelLog: "-", Paths: []string{filepath.Join(dir, "console")}},

@@ -192,7 +192,8 @@ type fakeDisk struct {
 }
 
 func newFakeDisk(t *testing.T) disk {
-	return &fakeDisk{Kernel: integritytest.NewKernel(), dir: t.TempDir()}
+	dir := t.TempDir()
+	return &fakeDisk{Kernel: integritytest.NewKernel(dir), dir: dir}
 }
 
 func (d *fakeDisk) root() string                       { return d.dir }

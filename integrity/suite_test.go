@@ -52,6 +52,9 @@ func TestLifeOfASystem(t *testing.T) {
 
 				require.NoError(t, h.Enable(t.Context()))
 				require.ErrorIs(t, h.Enable(t.Context()), integrity.ErrAlreadyEnabled)
+				if mode == integrity.ModeCompat {
+					require.DirExists(t, filepath.Join(r.disk.root(), ".fscrypt"))
+				}
 				r.writeSecrets(t)
 				require.NoError(t, h.Lock(t.Context()))
 				require.NoError(t, h.Lock(t.Context()))

@@ -20,8 +20,9 @@ func TestMain(m *testing.M) { os.Exit(ext4test.Main(m)) }
 // stays what it stands for.
 func eachKernel(t *testing.T, f func(t *testing.T, k fscrypt.Kernel, root string, restart func())) {
 	t.Run("fake", func(t *testing.T) {
-		k := integritytest.NewKernel()
-		f(t, k, t.TempDir(), func() { require.NoError(t, k.Reboot()) })
+		root := t.TempDir()
+		k := integritytest.NewKernel(root)
+		f(t, k, root, func() { require.NoError(t, k.Reboot()) })
 	})
 	t.Run("ext4", func(t *testing.T) {
 		fs := ext4test.New(t, 16<<20)

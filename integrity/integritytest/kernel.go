@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -22,6 +23,8 @@ import (
 // encrypts the files and names in it, so that a search of the disk finds what it
 // would find on a real one. It is safe for concurrent use.
 type Kernel struct {
+	root string
+
 	mu sync.Mutex
 	// policies and keys are guarded by mu.
 	policies map[string]*encrypted
@@ -36,9 +39,10 @@ type encrypted struct {
 	open   bool
 }
 
-// NewKernel returns a Kernel without keys and encrypted directories.
-func NewKernel() *Kernel {
-	return &Kernel{policies: make(map[string]*encrypted), keys: make(map[fscrypt.Identifier][]byte), failing: make(map[uint]error)}
+// NewKernel returns a Kernel without keys and encrypted directories. Its one file
+// system is what is below root.
+func NewKernel(root string) *Kernel {
+	return &Kernel{root: filepath.Clean(root), policies: make(map[string]*encrypted), keys: make(map[fscrypt.Identifier][]byte), failing: make(map[uint]error)}
 }
 
 // Reboot forgets every key, which locks every directory.
@@ -77,10 +81,16 @@ func (k *Kernel) Move(from, to string) error {
 	return nil
 }
 
-// Device implements fscrypt.Kernel: everything is one file system.
+// Device implements fscrypt.Kernel.
 func (k *Kernel) Device(path string) (uint64, error) {
-	_, err := os.Lstat(path)
-	return 1, err
+	const outside, inside = 1, 2
+	if _, err := os.Lstat(path); err != nil {
+		return 0, err
+	}
+	if path == k.root || strings.HasPrefix(path, k.root+string(filepath.Separator)) {
+		return inside, nil
+	}
+	return outside, nil
 }
 
 // find returns what is known of a directory, nil for a plain one.
