@@ -18,7 +18,7 @@ type adapter struct {
 }
 
 const (
-	adaptTick  = 250 * time.Millisecond
+	adaptTick  = 150 * time.Millisecond
 	adaptGain  = 1.15
 	adaptHolds = 2
 	probeFirst = 4 * time.Second
@@ -41,10 +41,13 @@ func (a *adapter) tick(now time.Time, bytes int64, full bool) {
 	if a.settled {
 		wait = a.probe
 	} else if a.before > 0 {
-		wait = 4 * adaptTick
+		wait = 6 * adaptTick
 	}
 	if span < wait {
 		return
+	}
+	if bytes == a.bytes && !a.settled {
+		return // nothing came yet on a long path; that says nothing
 	}
 	rate := float64(bytes-a.bytes) / span.Seconds()
 	a.since, a.bytes = now, bytes

@@ -34,7 +34,7 @@ const (
 	requestTime    = 4 * time.Second
 	// worthStealing is how long a connection must still need for its later
 	// chunks before another one takes them: what its sender has on the way is
-	// then sent in vain.
+	// sent in vain then.
 	worthStealing = time.Second
 	gatherBytes   = 16 << 10
 	gatherTime    = 100 * time.Millisecond
