@@ -299,6 +299,10 @@ func (c *Conductor) refused(ctx context.Context, a *attempt, err error) {
 		return
 	}
 	uerr := reg.updateNode(ctx, a.router, a.assetID, func(_ *Router, n *Node) error {
+		if n.Status.LastAttempt.After(a.at) {
+			// A later attempt has ended before this one was given up.
+			return errUnchanged
+		}
 		n.Status.LastAttempt, n.Status.LastError = a.at, r.reason
 		return nil
 	})

@@ -17,6 +17,7 @@ import (
 	"github.com/mooringlib/mooring/internal/durable"
 	"github.com/mooringlib/mooring/internal/durable/durabletest"
 	"github.com/mooringlib/mooring/sco"
+	"github.com/mooringlib/mooring/sco/internal/wire"
 )
 
 // TestRouterCrash kills the router before each of its durable steps and runs it
@@ -202,6 +203,24 @@ func TestConductorCrash(t *testing.T) {
 			next.refused(err, "r", "r-0", "is bound")
 		}
 	}
+}
+
+// TestLateFailureDoesNotHideASuccess gives up an old attempt after a newer one
+// has succeeded.
+func TestLateFailureDoesNotHideASuccess(t *testing.T) {
+	w := newWorld(t)
+	w.router("r", sco.ModePSKOnly)
+	token := w.token("r")
+	old := w.mallory(token.Reveal(), sco.NoDeviceKey())
+	old.sendHello(nil)
+	old.readChallenge()
+	w.offset.Store(int64(time.Second))
+	_, err := w.onboard(t.TempDir(), token, nil)
+	require.NoError(t, err)
+	old.sendProof(&wire.Proof{})
+	old.refused()
+	require.Contains(t, w.events.reason(t), "signature is malformed", "the audit record has it")
+	require.Empty(t, w.node("r", "r-0").Status.LastError)
 }
 
 func TestOnboardAgainAndAfterExpiry(t *testing.T) {
