@@ -141,7 +141,7 @@ func revoke(ctx context.Context, w *world) (facts, error) {
 		return nil, err
 	}
 	options := pki.PeerOptions{Trust: "organisation"}
-	if err := p.certificates.VerifyPeer(ctx, certs, "", options); err != nil {
+	if err := p.certificates.VerifyPeer(ctx, certs, options); err != nil {
 		return nil, fmt.Errorf("before the revocation: %w", err)
 	}
 	p.mu.Lock()
