@@ -7,59 +7,72 @@ import (
 	"time"
 )
 
-// admission keeps the connections that have not authenticated. A full house
-// never refuses the newcomer: the oldest connection of the prefix that holds
-// most of them makes place, so that whoever fills the house pays for it.
+// admission keeps the connections that have not authenticated. When the house is
+// full, the oldest connection of the prefix that holds most of them makes place
+// for a newcomer of another prefix, so that whoever fills the house pays for it.
+// A newcomer of that same prefix has to wait until the oldest has had its grace:
+// when a thousand honest routers come back at once, work that was begun gets
+// finished instead of being thrown away for the next in line.
 type admission struct {
-	max int
+	max   int
+	grace time.Duration
 
 	mu     sync.Mutex
 	total  int
-	guests map[netip.Prefix][]net.Conn // oldest first
+	guests map[netip.Prefix][]guest // oldest first
 }
 
-// enter adds c. The returned function takes it out and must be called once.
-func (a *admission) enter(c net.Conn) (leave func()) {
+type guest struct {
+	conn  net.Conn
+	since time.Time
+}
+
+// enter adds c, or reports false. The returned function takes it out and must be
+// called once.
+func (a *admission) enter(c net.Conn, now time.Time) (leave func(), ok bool) {
 	p := prefixOf(c.RemoteAddr())
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.guests == nil {
-		a.guests = make(map[netip.Prefix][]net.Conn)
+		a.guests = make(map[netip.Prefix][]guest)
 	}
-	a.guests[p] = append(a.guests[p], c)
+	if a.total >= a.max {
+		heaviest := a.heaviest()
+		oldest := a.guests[heaviest][0]
+		if (p == heaviest || len(a.guests[p]) >= len(a.guests[heaviest])) && now.Sub(oldest.since) < a.grace {
+			return nil, false
+		}
+		_ = oldest.conn.Close()
+		a.remove(heaviest, oldest.conn)
+	}
+	a.guests[p] = append(a.guests[p], guest{c, now})
 	a.total++
-	if a.total > a.max {
-		a.evict()
-	}
 	return func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.remove(p, c)
-	}
+	}, true
 }
 
-// evict closes the oldest connection of the heaviest prefix.
-func (a *admission) evict() {
+func (a *admission) heaviest() netip.Prefix {
 	var heaviest netip.Prefix
 	for p, g := range a.guests {
 		if len(g) > len(a.guests[heaviest]) {
 			heaviest = p
 		}
 	}
-	oldest := a.guests[heaviest][0]
-	_ = oldest.Close()
-	a.remove(heaviest, oldest)
+	return heaviest
 }
 
 // remove is a no-op for a connection that was evicted.
 func (a *admission) remove(p netip.Prefix, c net.Conn) {
 	g := a.guests[p]
 	for i := range g {
-		if g[i] != c {
+		if g[i].conn != c {
 			continue
 		}
 		copy(g[i:], g[i+1:])
-		g[len(g)-1] = nil
+		g[len(g)-1] = guest{}
 		a.total--
 		if g = g[:len(g)-1]; len(g) == 0 {
 			delete(a.guests, p)

@@ -41,7 +41,8 @@
 // listeners for each connection; see the limits in [ServerConfig]. When the room
 // for unauthenticated connections is used up, the oldest one of the address
 // prefix that holds most of them makes place, so that one address can't lock
-// the others out.
+// the others out; a newcomer of that same prefix waits until it has had a fair
+// time.
 //
 // # Stability
 //

@@ -29,6 +29,7 @@ var (
 	// of this side, do not allow a forward.
 	ErrNotAllowed = errors.New("tunnel: forward is not allowed")
 
+	errCrowded           = errors.New("tunnel: too many connections that have not authenticated")
 	errKeepAlive         = errors.New("tunnel: other side does not answer")
 	errReplaced          = errors.New("tunnel: replaced by a newer connection")
 	errRevoked           = errors.New("tunnel: key is no longer authorized")

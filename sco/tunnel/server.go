@@ -176,7 +176,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.adm.max = cfg.MaxUnauthenticated
+	s.adm.max, s.adm.grace = cfg.MaxUnauthenticated, cfg.HandshakeTimeout/6
 	s.ssh = ssh.ServerConfig{
 		Config:                  sshConfig(cfg.RequirePostQuantum),
 		PublicKeyAuthAlgorithms: keyAlgorithms,
@@ -306,7 +306,11 @@ func (s *Server) handle(ctx context.Context, nc net.Conn) {
 
 // handshake runs until the router is authenticated.
 func (s *Server) handshake(ctx context.Context, nc net.Conn) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
-	defer s.adm.enter(nc)()
+	leave, ok := s.adm.enter(nc, s.cfg.Now())
+	if !ok {
+		return nil, nil, nil, errCrowded
+	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.HandshakeTimeout)
 	defer cancel()
 	// A deadline instead would have to be taken off again, while reads go on.

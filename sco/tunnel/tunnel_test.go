@@ -271,24 +271,56 @@ func TestNewestConnectionOfRouterWins(t *testing.T) {
 }
 
 func TestUnauthenticatedConnectionsMakePlace(t *testing.T) {
-	w := newWorld(t, func(cfg *tunnel.ServerConfig) { cfg.MaxUnauthenticated = 4 })
-	var silent []net.Conn
+	w := newWorld(t, func(cfg *tunnel.ServerConfig) { cfg.MaxUnauthenticated, cfg.HandshakeTimeout = 4, 6*time.Second })
 	for range 4 {
 		c := dialTCP(t, w.addr)
 		defer c.Close()
-		silent = append(silent, c)
 		// The banner says that the server has taken the connection in.
 		_, err := io.ReadFull(c, make([]byte, 4))
 		require.NoError(t, err)
 	}
-	cl, err := w.raw(w.router)
-	require.NoError(t, err, "strangers that are silent lock nobody out")
-	defer cl.Close()
-	require.NoError(t, silent[0].SetReadDeadline(time.Now().Add(patience)))
-	_, err = io.Copy(io.Discard, silent[0])
-	require.NotErrorIs(t, err, context.DeadlineExceeded, "the oldest made place")
-	var ne net.Error
-	require.False(t, errors.As(err, &ne) && ne.Timeout(), "the oldest made place")
+	_, _, _ = w.client(nil)
+	w.watch.waitUp(t)
+}
+
+// stranger is a connection from an address.
+type stranger struct {
+	net.Conn
+	addr   string
+	closed bool
+}
+
+func (s *stranger) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(s.addr), Port: 1} }
+func (s *stranger) Close() error         { s.closed = true; return nil }
+
+func TestAdmission(t *testing.T) {
+	enter := tunnel.NewAdmission(4, 5*time.Second)
+	now := time.Unix(0, 0)
+	var crowd []*stranger
+	for range 4 {
+		s := &stranger{addr: "192.0.2.1"}
+		_, ok := enter(s, now)
+		require.True(t, ok)
+		crowd = append(crowd, s)
+	}
+	_, ok := enter(&stranger{addr: "192.0.2.1"}, now.Add(time.Second))
+	require.False(t, ok, "the same address has to wait")
+	other := &stranger{addr: "2001:db8::1"}
+	leave, ok := enter(other, now.Add(time.Second))
+	require.True(t, ok, "another address does not")
+	require.True(t, crowd[0].closed)
+	second := &stranger{addr: "2001:db8::2"}
+	_, ok = enter(second, now.Add(time.Second))
+	require.True(t, ok, "a lighter prefix takes from the heavier one")
+	require.True(t, crowd[1].closed)
+	_, ok = enter(&stranger{addr: "2001:db8::3"}, now.Add(time.Second))
+	require.False(t, ok, "a /64 counts as one")
+	leave()
+	_, ok = enter(&stranger{addr: "2001:db8::3"}, now.Add(time.Second))
+	require.True(t, ok, "whoever leaves makes place")
+	_, ok = enter(&stranger{addr: "192.0.2.1"}, now.Add(6*time.Second))
+	require.True(t, ok, "after its grace the oldest makes place also for its like")
+	require.False(t, other.closed)
 }
 
 func TestHandshakeTimeout(t *testing.T) {
