@@ -121,7 +121,7 @@ type Handler struct {
 func New(cfg Config) (*Handler, error) {
 	var errs []error
 	if cfg.Wrapper == nil {
-		errs = append(errs, errors.New("Wrapper is nil"))
+		errs = append(errs, errors.New("Config.Wrapper is nil"))
 	}
 	if !filepath.IsAbs(cfg.StateDir) || filepath.Clean(cfg.StateDir) != cfg.StateDir {
 		errs = append(errs, fmt.Errorf("StateDir %.256q is not an absolute, clean path", cfg.StateDir))

@@ -111,7 +111,7 @@ func (Config) LogValue() slog.Value { return slog.StringValue(redacted) }
 func (c *Config) complete() error {
 	var errs []error
 	if c.Open == nil {
-		errs = append(errs, errors.New("Open is nil"))
+		errs = append(errs, errors.New("Config.Open is nil"))
 	}
 	if c.Parent > ParentECCP256 {
 		errs = append(errs, fmt.Errorf("Parent %d does not exist", c.Parent))
@@ -123,7 +123,7 @@ func (c *Config) complete() error {
 		errs = append(errs, fmt.Errorf("AnchorIndex %#x is not an NV index", c.AnchorIndex))
 	}
 	if c.Timeout < 0 {
-		errs = append(errs, errors.New("Timeout is negative"))
+		errs = append(errs, errors.New("Config.Timeout is negative"))
 	}
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout

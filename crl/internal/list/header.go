@@ -50,7 +50,6 @@ type Header struct {
 	total                  int64
 	tbsOff, tbsEnd         int64
 	entriesOff, entriesEnd int64
-	tagged                 bool // something but extensions could still follow
 }
 
 // Delta reports whether the list is a delta list.

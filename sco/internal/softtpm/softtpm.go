@@ -185,7 +185,7 @@ func (t *TPM) activate(credential, secret []byte) ([]byte, error) {
 		return nil, err
 	}
 	out := make([]byte, len(identity))
-	//nolint:staticcheck // TPMs encrypt with CFB.
+	//lint:ignore SA1019 TPMs encrypt credentials with CFB (TPM 2.0 Library, Part 1, section 24).
 	cipher.NewCFBDecrypter(block, make([]byte, 16)).XORKeyStream(out, identity)
 	v, rest, err := cut(out)
 	if err != nil || len(rest) != 0 || len(v) != 32 {
