@@ -74,7 +74,7 @@ func bubble(t *testing.T, limits sco.Limits, f func(w *world, l *pipeListener)) 
 		w.tb, w.addr = t, "192.0.2.99:933"
 		// The bubble's clock begins in the year 2000; the conductor's is the
 		// real one.
-		w.offset.Store(int64(time.Until(ca.cert.NotBefore.Add(72*time.Hour))))
+		w.offset.Store(int64(time.Until(ca.cert.NotBefore.Add(72 * time.Hour))))
 		var err error
 		w.reg, err = sco.NewRegistry(sco.RegistryConfig{Store: w.store, Events: w.events, Now: w.now})
 		require.NoError(t, err)
