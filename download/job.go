@@ -2,9 +2,10 @@ package download
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -193,7 +194,7 @@ func (j *job) attempts(ctx context.Context) error {
 			return j.failure(ErrAttempts)
 		}
 		pause := waits.NextBackOff()
-		pause -= time.Duration(j.d.cfg.Tuning.Jitter * rand.Float64() * float64(pause))
+		pause -= time.Duration(j.d.cfg.Tuning.Jitter * fraction() * float64(pause))
 		j.mu.Lock()
 		j.st.Attempt++
 		j.mu.Unlock()
@@ -432,4 +433,11 @@ func (j *job) failureLocked(reason error) error {
 		f.Sources = append(f.Sources, j.sources[name])
 	}
 	return f
+}
+
+// fraction returns a random number from 0 to below 1.
+func fraction() float64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // It never fails (crypto/rand).
+	return float64(binary.BigEndian.Uint64(b[:])>>11) / (1 << 53)
 }

@@ -47,7 +47,7 @@ func TestWaitsDoubleUpToTheMaximum(t *testing.T) {
 		var waits []time.Duration
 		cfg.Progress = func(st download.Status) {
 			if st.State == download.StateWaiting {
-				waits = append(waits, st.NextAttempt.Sub(time.Now()))
+				waits = append(waits, time.Until(st.NextAttempt))
 			}
 		}
 		begin := time.Now()

@@ -139,7 +139,7 @@ func TestKeysInATPM(t *testing.T) {
 			cfg := devicekey.Config{TPM: tpm, Dir: filepath.Join(t.TempDir(), "keys")}
 			_, err := open(t, cfg).Generate(t.Context(), devicekey.Spec{Place: devicekey.InTPMDualUse})
 			require.NoError(t, err)
-			cfg.TPM = b.New(t)
+			cfg.TPM = tpmsim.New(t) // The in-process one exists once.
 			_, err = open(t, cfg).Keys()
 			require.ErrorContains(t, err, "this TPM does not load the key")
 		})
