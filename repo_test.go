@@ -141,7 +141,9 @@ func TestHeavyImportsStayWhereTheyBelong(t *testing.T) {
 	}{
 		{"github.com/google/go-tpm-tools/simulator", func(s source) bool { return s.dir == "internal/tpmsim" }},
 		{module + "/internal/tpmsim", func(s source) bool { return s.test || s.dir == "examples/quickstart" }},
-		{module + "/internal/peer", func(s source) bool { return s.test || s.dir == "internal/tpmsim" }},
+		{module + "/internal/peer", func(s source) bool {
+			return s.test || s.dir == "internal/tpmsim" || s.dir == "internal/ext4test"
+		}},
 		{module + "/internal/durable/durabletest", func(s source) bool { return s.test }},
 		{module + "/internal/ext4test", func(s source) bool { return s.test }},
 		{module + "/internal/swtpm", func(s source) bool {

@@ -3,12 +3,13 @@ package pki
 import (
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -79,7 +80,7 @@ func (m *Manager) renew(ctx context.Context, e *entry, pair *tls.Certificate) {
 	}
 	r.fails++
 	wait := min(renewRetryMin<<min(r.fails-1, 16), renewRetryMax)
-	r.next = m.now().Add(wait/2 + rand.N(wait/2+1))
+	r.next = m.now().Add(wait/2 + upTo(wait/2))
 	m.cfg.Logger.ErrorContext(ctx, "renewal", "name", e.name, "error", err, "not_after", pair.Leaf.NotAfter, "next", r.next)
 	m.alarm(ctx, "pki.renewal/"+e.name, e.name, mooring.SeverityMinor, "certificate could not be renewed ahead of time: "+err.Error())
 }
@@ -145,4 +146,12 @@ func (m *Manager) renewalRequest(c *x509.Certificate, signer crypto.Signer) ([]b
 		}
 	}
 	return signRequest(&x509.CertificateRequest{RawSubject: c.RawSubject, ExtraExtensions: extensions}, signer)
+}
+
+// upTo returns a random duration from 0 to d, so that routers that failed
+// together do not come back together.
+func upTo(d time.Duration) time.Duration {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // It never fails (crypto/rand).
+	return time.Duration(binary.BigEndian.Uint64(b[:]) % uint64(d+1))
 }

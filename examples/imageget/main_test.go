@@ -20,7 +20,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mooringlib/mooring/download"
-	"github.com/mooringlib/mooring/internal/peer"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"imageget": main}) }
