@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/mooringlib/mooring/internal/tpmretry"
 )
 
 // SRKHandle is where the TCG's provisioning guidance keeps the storage root key.
@@ -49,7 +51,7 @@ func New(cfg Config) (*Device, error) {
 	if cfg.TPM == nil {
 		return nil, errors.New("tpmkey: Config.TPM is nil")
 	}
-	cfg.TPM = patient{cfg.TPM}
+	cfg.TPM = tpmretry.TPM{TPM: cfg.TPM}
 	return &Device{cfg: cfg}, nil
 }
 

@@ -1,7 +1,5 @@
 package tpmkey
 
-import "time"
-
 const (
 	// maxPEM bounds a key file. The largest key that is made here, RSA 4096,
 	// takes about 3 KiB.
@@ -13,11 +11,4 @@ const (
 	nonceSize = 16
 	// symBits is the size of the AES key that encrypts parameters.
 	symBits = 128
-)
-
-const (
-	// retryTries and retryFirst bound the patience with a busy TPM: nine waits
-	// of 2 ms, 4 ms and so on, about one second in all.
-	retryTries = 10
-	retryFirst = 2 * time.Millisecond
 )

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/mooringlib/mooring/internal/tpmretry"
 	"github.com/mooringlib/mooring/sco"
 )
 
@@ -51,7 +52,7 @@ func New(cfg Config) (*Signer, error) {
 	if cfg.Algorithm > ECC {
 		return nil, fmt.Errorf("tpmsigner: Config.Algorithm %d is not known", cfg.Algorithm)
 	}
-	cfg.TPM = patient{cfg.TPM}
+	cfg.TPM = tpmretry.TPM{TPM: cfg.TPM}
 	return &Signer{cfg: cfg}, nil
 }
 
