@@ -34,6 +34,11 @@ type Config struct {
 	Keys []Key
 	// EncryptedOnly refuses plain files (RFC 8886 section 4.3).
 	EncryptedOnly bool
+	// RequireAuthenticated takes only messages whose encryption shows a change
+	// (AES-GCM, RFC 5083): plain files and AES-CBC, which the appendix of RFC
+	// 8886 uses, are refused with [ErrPlain] before a key is touched. It
+	// includes EncryptedOnly.
+	RequireAuthenticated bool
 	// Owner says whose configurations are taken. nil takes everybody's, as RFC
 	// 8886 does.
 	Owner *OwnerPolicy
@@ -184,7 +189,10 @@ func New(cfg Config) (*Device, error) {
 	}
 	d := &Device{}
 	for _, k := range cfg.Keys {
-		dec, err := cms.NewDecrypter(cms.DecrypterConfig{Key: k.Private, Certificates: k.Certificates, MaxSize: cfg.MaxSize})
+		dec, err := cms.NewDecrypter(cms.DecrypterConfig{
+			Key: k.Private, Certificates: k.Certificates, MaxSize: cfg.MaxSize,
+			RequireAuthenticated: cfg.RequireAuthenticated,
+		})
 		if err != nil {
 			bad("Keys: %q: %w", k.Name, err)
 			continue
@@ -198,6 +206,7 @@ func New(cfg Config) (*Device, error) {
 		return nil, err
 	}
 	cfg.Keys = nil
+	cfg.EncryptedOnly = cfg.EncryptedOnly || cfg.RequireAuthenticated
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}

@@ -18,7 +18,8 @@ var (
 
 	// ErrEmpty: the file has no bytes, as an encryption that failed leaves it.
 	ErrEmpty = errors.New("the file is empty")
-	// ErrPlain: the file is not encrypted, or not signed, and has to be.
+	// ErrPlain: the file is not encrypted, not with integrity, or not signed,
+	// and has to be.
 	ErrPlain = errors.New("the configuration is not protected as this device demands")
 	// ErrDecrypt: no key of this device opens the message, or it is damaged.
 	ErrDecrypt = errors.New("the configuration can't be decrypted")

@@ -81,6 +81,9 @@ func (d *Device) decrypt(c *Configuration) error {
 			c.Content, c.Encrypted, c.Authenticated, c.Key = msg.Content, true, msg.Authenticated, k.name
 			return nil
 		}
+		if errors.Is(err, cms.ErrUnauthenticated) {
+			return fmt.Errorf("%w: its encryption has no integrity (AES-CBC) and only AES-GCM is taken", ErrPlain)
+		}
 		// A key that doesn't answer is a fault of the device, and stands
 		// before what the other keys say.
 		if failed == nil || errors.Is(err, cms.ErrKeyUnavailable) || errors.Is(failed, cms.ErrNotRecipient) {
