@@ -63,7 +63,8 @@ func (s *socket) setDeadline(t time.Time) error {
 	return nil
 }
 
-// read returns os.ErrDeadlineExceeded at the deadline and when ctx ends.
+// read returns os.ErrDeadlineExceeded when nothing came until the deadline or
+// the end of ctx. A packet that waits already is returned all the same.
 func (s *socket) read(ctx context.Context, b []byte) (int, netip.AddrPort, error) {
 	for {
 		// The function of golang.org/x/sys asks for the socket's protocol each
@@ -72,11 +73,10 @@ func (s *socket) read(ctx context.Context, b []byte) (int, netip.AddrPort, error
 		switch {
 		case err == nil:
 			return n, s.addrPort(from), nil
-		case errors.Is(err, unix.EAGAIN):
+		case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
 			if ctx.Err() != nil || !time.Now().Before(s.deadline) {
 				return 0, netip.AddrPort{}, os.ErrDeadlineExceeded
 			}
-		case errors.Is(err, unix.EINTR):
 		default:
 			return 0, netip.AddrPort{}, os.NewSyscallError("recvfrom", err)
 		}

@@ -33,7 +33,8 @@ type transfer struct {
 	last     []byte // the packet to send again
 	lastTo   netip.AddrPort
 	tries    int
-	progress bool // something new came since the timer was set
+	deadline time.Time // of the wait for progress
+	progress bool      // something new came since the timer was set
 	refusals int
 }
 
@@ -53,20 +54,27 @@ func (t *transfer) run(ctx context.Context, file string) error {
 	}
 	for !t.finished {
 		n, from, err := t.sock.read(ctx, buf)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = t.timeout(ctx)
+		case err != nil:
+			err = fmt.Errorf("tftp: receive: %w", err)
+		default:
+			err = t.receive(ctx, buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
+		}
 		if err != nil {
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				return fmt.Errorf("tftp: receive: %w", err)
-			}
-			if err := t.timeout(ctx); err != nil {
-				return err
-			}
-			continue
+			return err
 		}
-		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		if !t.fromServer(from) {
-			continue
-		}
-		p, err := parsePacket(buf[:n])
+	}
+	return nil
+}
+
+// receive handles one packet. The deadlines are looked at after each: packets
+// that bring nothing, from strangers or from a server that repeats itself, may
+// come so fast that the socket is never silent.
+func (t *transfer) receive(ctx context.Context, b []byte, from netip.AddrPort) error {
+	if t.fromServer(from) {
+		p, err := parsePacket(b)
 		if err == nil {
 			t.peer = from
 			err = t.handle(ctx, p)
@@ -76,7 +84,10 @@ func (t *transfer) run(ctx context.Context, file string) error {
 			return err
 		}
 	}
-	return nil
+	if t.finished || ctx.Err() == nil && time.Now().Before(t.deadline) {
+		return nil
+	}
+	return t.timeout(ctx)
 }
 
 // fromServer tells the server's packets from those of anybody else.
@@ -274,7 +285,8 @@ func (t *transfer) arm(ctx context.Context) error {
 	if t.tries > 1 {
 		wait = min(wait, max(maxResend, t.cfg.Resend))
 	}
-	if err := t.sock.setDeadline(time.Now().Add(wait)); err != nil {
+	t.deadline = time.Now().Add(wait)
+	if err := t.sock.setDeadline(t.deadline); err != nil {
 		return fmt.Errorf("tftp: set a deadline: %w", err)
 	}
 	return contextError(ctx)
