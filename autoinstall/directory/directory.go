@@ -42,9 +42,12 @@ type Config struct {
 	UniqueKeys bool
 	// LookupsPerMinute and PublishesPerMinute are the limits for one address
 	// (one /64 for IPv6). 0 is 600. In total a hundred times as many
-	// are taken.
+	// are taken. Requests without an accepted token are counted apart and don't
+	// use up the limit of those who publish.
 	LookupsPerMinute, PublishesPerMinute int
 	// Events hears of everything that is published, replaced or refused.
+	// Requests without an accepted token come as "directory.unauthorized": ten
+	// in a minute, and one more event with the number of all others.
 	Events mooring.EventSink
 	// Now is the clock. nil is time.Now.
 	Now func() time.Time
@@ -75,9 +78,13 @@ type Candidate struct {
 // Server publishes and serves certificates. It is an http.Handler and safe
 // for concurrent use.
 type Server struct {
-	cfg       Config
-	lookups   *limiter
+	cfg     Config
+	lookups *limiter
+	// publishes is for those with a token only, so that strangers can't use it
+	// up.
 	publishes *limiter
+	guesses   *limiter
+	strangers strangers
 }
 
 // New checks cfg and names every bad field. It does no I/O.
@@ -112,7 +119,10 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, lookups: newLimiter(cfg.LookupsPerMinute), publishes: newLimiter(cfg.PublishesPerMinute)}, nil
+	return &Server{
+		cfg: cfg, lookups: newLimiter(cfg.LookupsPerMinute),
+		publishes: newLimiter(cfg.PublishesPerMinute), guesses: newLimiter(cfg.PublishesPerMinute),
+	}, nil
 }
 
 // authorize returns the name of the token whose secret this is. All tokens are

@@ -418,6 +418,9 @@ func TestStopAtEveryStepOfPublishing(t *testing.T) {
 			store, err := directory.OpenStore(s.dir)
 			require.NoError(t, err)
 			defer store.Close()
+			left, err := filepath.Glob(filepath.Join(s.dir, "*", "*", ".*"))
+			require.NoError(t, err)
+			require.Empty(t, left, "opening removes what the crash left")
 			r, err := store.Lookup(t.Context(), "SN1")
 			require.NoError(t, err)
 			if done {

@@ -1,8 +1,6 @@
 package directory
 
 import (
-	"context"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -10,14 +8,13 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-
-	"github.com/mooringlib/mooring"
 )
 
 const reasonHeader = "Mooring-Reason"
 
 // ServeHTTP serves /certificates/SERIAL.crt and nothing else. Put it behind TLS.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.tellStrangers(r.Context())
 	name, ok := strings.CutPrefix(r.URL.Path, "/certificates/")
 	serial, isCert := strings.CutSuffix(name, ".crt")
 	if !ok || !isCert {
@@ -52,18 +49,24 @@ func (s *Server) serveLookup(w http.ResponseWriter, r *http.Request, serial stri
 }
 
 func (s *Server) servePublish(w http.ResponseWriter, r *http.Request, serial string) {
-	if !s.publishes.allow(r.RemoteAddr, s.cfg.Now()) {
-		s.fail(w, ErrLimited)
-		return
-	}
 	p := Publication{Serial: serial, Reason: r.Header.Get(reasonHeader)}
 	secret, ok := bearer(r)
 	if ok {
 		p.By, ok = s.authorize(secret)
 	}
+	// To look at a token costs one hash, so it comes before the limits: nobody
+	// without one gets at the limit of those who have one.
+	limit := s.guesses
+	if ok {
+		limit = s.publishes
+	}
+	if !limit.allow(r.RemoteAddr, s.cfg.Now()) {
+		s.fail(w, ErrLimited)
+		return
+	}
 	if !ok {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="manufacturing"`)
-		s.audit(r.Context(), p, Version{}, false, ErrUnauthorized)
+		s.auditStranger(r.Context(), serial)
 		s.fail(w, ErrUnauthorized)
 		return
 	}
@@ -136,27 +139,3 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 	s.cfg.Logger.Error("request failed", slog.Any("error", err))
 	http.Error(w, "the directory is in trouble", http.StatusInternalServerError)
 }
-
-// audit tells about everything that was or was not published.
-func (s *Server) audit(ctx context.Context, p Publication, v Version, published bool, err error) {
-	if s.cfg.Events == nil || err == nil && !published {
-		return
-	}
-	e := mooring.Event{Type: "directory.publish", Time: s.cfg.Now(), Permitted: err == nil, Description: fmt.Sprintf("certificate of %.64q", p.Serial)}
-	if p.Replaces != "" {
-		e.Type = "directory.replace"
-	}
-	detail := map[string]string{"serial": clip(p.Serial), "by": p.By}
-	if err != nil {
-		detail["error"] = err.Error()
-	} else {
-		detail["sha256"], detail["key_sha256"] = v.SHA256, v.KeySHA256
-	}
-	if p.Replaces != "" {
-		detail["replaces"], detail["reason"] = clip(p.Replaces), clip(p.Reason)
-	}
-	e.Detail, _ = json.Marshal(detail)
-	s.cfg.Events.RecordEvent(ctx, e)
-}
-
-func clip(s string) string { return s[:min(len(s), maxReason)] }

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"container/list"
 	"net/netip"
 	"sync"
 	"time"
@@ -8,19 +9,23 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limiter limits requests for each address and in total.
+// limiter limits requests for each address and in total. It remembers the
+// addresses that were seen last; when one more comes, the one that was silent
+// for the longest time is forgotten, so that nobody can keep others out by
+// coming from many addresses. The total limit holds for those.
 type limiter struct {
 	each  rate.Limit
 	burst int
 	total *rate.Limiter
 
 	mu      sync.Mutex
-	clients map[netip.Prefix]*visitor
+	clients map[netip.Prefix]*list.Element
+	seen    *list.List // of *visitor, the newest in front
 }
 
 type visitor struct {
-	limit *rate.Limiter
-	seen  time.Time
+	client netip.Prefix
+	limit  *rate.Limiter
 }
 
 func newLimiter(perMinute int) *limiter {
@@ -28,7 +33,8 @@ func newLimiter(perMinute int) *limiter {
 	return &limiter{
 		each: each, burst: max(perMinute/4, 1),
 		total:   rate.NewLimiter(each*100, max(perMinute*25, 1)),
-		clients: make(map[netip.Prefix]*visitor),
+		clients: make(map[netip.Prefix]*list.Element),
+		seen:    list.New(),
 	}
 }
 
@@ -48,26 +54,21 @@ func (l *limiter) allow(remote string, now time.Time) bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	v := l.clients[client]
-	if v == nil {
-		if len(l.clients) >= maxClients {
-			l.sweep(now)
-		}
-		if len(l.clients) >= maxClients {
-			return false
-		}
-		v = &visitor{limit: rate.NewLimiter(l.each, l.burst)}
-		l.clients[client] = v
-	}
-	v.seen = now
 	// A client above its own limit must not use up everybody's.
-	return v.limit.AllowN(now, 1) && l.total.AllowN(now, 1)
+	return l.visitor(client).limit.AllowN(now, 1) && l.total.AllowN(now, 1)
 }
 
-func (l *limiter) sweep(now time.Time) {
-	for k, v := range l.clients {
-		if now.Sub(v.seen) > clientIdle {
-			delete(l.clients, k)
-		}
+// visitor finds a client or makes it.
+func (l *limiter) visitor(client netip.Prefix) *visitor {
+	if e := l.clients[client]; e != nil {
+		l.seen.MoveToFront(e)
+		return e.Value.(*visitor)
 	}
+	if len(l.clients) >= maxClients {
+		oldest := l.seen.Back()
+		delete(l.clients, l.seen.Remove(oldest).(*visitor).client)
+	}
+	v := &visitor{client: client, limit: rate.NewLimiter(l.each, l.burst)}
+	l.clients[client] = l.seen.PushFront(v)
+	return v
 }

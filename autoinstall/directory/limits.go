@@ -10,8 +10,12 @@ const (
 	maxReason     = 200 // octets
 	maxRecord     = 4 << 20
 	maxClients    = 10_000 // addresses that are told apart
-	clientIdle    = 10 * time.Minute
 	minRSABits    = 2048
 	maxRSABits    = 8192
 	clientTimeout = 30 * time.Second
+
+	// Requests without an accepted token are recorded one by one up to a number
+	// in each span of time, and counted above it.
+	maxStrangers  = 10
+	strangersSpan = time.Minute
 )

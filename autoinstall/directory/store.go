@@ -56,7 +56,8 @@ type Store struct {
 	lock io.Closer
 }
 
-// OpenStore opens the store in dir, which is made when it is not there.
+// OpenStore opens the store in dir, which is made when it is not there. What a
+// crash has left half written is removed.
 func OpenStore(dir string) (*Store, error) { return openStore(dir, durable.Writer{}) }
 
 func openStore(dir string, disk durable.Writer) (*Store, error) {
@@ -69,7 +70,34 @@ func openStore(dir string, disk durable.Writer) (*Store, error) {
 		return nil, fmt.Errorf("directory: open the store %q: %w", dir, err)
 	}
 	s.lock = lock
+	if err := s.sweep(); err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("directory: open the store %q: %w", dir, err)
+	}
 	return s, nil
+}
+
+// sweep removes the temporary files that a crash has left. The lock is held, so
+// nobody writes.
+func (s *Store) sweep() error {
+	for _, kind := range []string{"certificates", "keys"} {
+		folders, err := os.ReadDir(filepath.Join(s.dir, kind))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, f := range folders {
+			if !f.IsDir() {
+				continue
+			}
+			if err := s.disk.Sweep(filepath.Join(s.dir, kind, f.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Close lets another process open the store.
