@@ -30,6 +30,9 @@ const (
 	fileKnownHosts = "known_hosts"
 )
 
+// ownFiles are all of them.
+func ownFiles() []string { return []string{fileSSHKey, fileEnrollment, fileCA, fileKnownHosts} }
+
 // Enrollment is what an onboarded router knows about its conductor.
 type Enrollment struct {
 	// Router, Node and AssetID are the router's names at the conductor.
@@ -212,7 +215,9 @@ func loadSSHKey(dir string) (ssh.Signer, error) {
 	return key, nil
 }
 
-// sshKey loads the router's SSH key, or makes one and stores it first.
+// sshKey loads the router's SSH key, or makes one and stores it first. Of several
+// programs that make one at the same time all get the same: a conductor may have
+// pinned it already.
 func sshKey(w durable.Writer, dir string) (ssh.Signer, error) {
 	key, err := loadSSHKey(dir)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
@@ -226,8 +231,30 @@ func sshKey(w durable.Writer, dir string) (ssh.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sco: %w", err)
 	}
-	if err := w.WriteFile(filepath.Join(dir, fileSSHKey), pem.EncodeToMemory(block), 0o600); err != nil {
+	if err := storeNew(w, filepath.Join(dir, fileSSHKey), pem.EncodeToMemory(block)); err != nil {
 		return nil, fmt.Errorf("sco: storing the router's SSH key: %w", err)
 	}
 	return loadSSHKey(dir)
+}
+
+// storeNew stores a file that has to be kept secret, unless there is one.
+func storeNew(w durable.Writer, path string, data []byte) error {
+	f, err := w.Create(path, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		f.Abort()
+		return err
+	}
+	err = f.CommitNew()
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, errors.ErrUnsupported):
+		// A file system without hard links, FAT for one: there it is up to
+		// the caller alone that one program onboards at a time.
+		return w.WriteFile(path, data, 0o600)
+	}
+	return err
 }

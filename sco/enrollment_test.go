@@ -7,11 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/mooringlib/mooring/internal/durable"
 	"github.com/mooringlib/mooring/sco"
 )
 
@@ -84,4 +87,70 @@ func TestLoadEnrollmentRejects(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(dir, "ssh_key"))
 	require.NoError(t, err)
 	require.Equal(t, "x", string(b))
+}
+
+// Two first runs at the same time: whichever key is pinned, it is the one that
+// is kept.
+func TestSSHKeyIsMadeOnceByConcurrentRuns(t *testing.T) {
+	for range 10 {
+		const runs = 8
+		dir := t.TempDir()
+		// All have seen that there is no key before any of them stores one.
+		var ready sync.WaitGroup
+		ready.Add(runs)
+		keys := make([]ssh.Signer, runs)
+		errs := make([]error, runs)
+		var wg sync.WaitGroup
+		for i := range runs {
+			w := durable.Writer{Before: func(s durable.Step, _ string) error {
+				if s == durable.StepCreate {
+					ready.Done()
+					ready.Wait()
+				}
+				return nil
+			}}
+			wg.Go(func() { keys[i], errs[i] = sco.SSHKeyIn(w, dir) })
+		}
+		wg.Wait()
+		kept, err := sco.SSHKeyIn(durable.Writer{}, dir)
+		require.NoError(t, err)
+		for i := range runs {
+			require.NoError(t, errs[i])
+			require.Equal(t, kept.PublicKey(), keys[i].PublicKey())
+		}
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Len(t, entries, 1)
+	}
+}
+
+// FAT has no hard links.
+func TestSSHKeyWithoutHardLinks(t *testing.T) {
+	dir, first := t.TempDir(), true
+	w := durable.Writer{Before: func(s durable.Step, _ string) error {
+		if s == durable.StepRename && first {
+			first = false
+			return &os.LinkError{Op: "link", Err: syscall.EPERM}
+		}
+		return nil
+	}}
+	key, err := sco.SSHKeyIn(w, dir)
+	require.NoError(t, err)
+	again, err := sco.SSHKeyIn(w, dir)
+	require.NoError(t, err)
+	require.Equal(t, key.PublicKey(), again.PublicKey())
+	require.False(t, first)
+}
+
+// Onboarding runs while another program of the router writes a file of its own
+// into the directory.
+func TestOnboardLeavesOtherWritersAlone(t *testing.T) {
+	w := newWorld(t)
+	w.router("r", sco.ModePSKOnly)
+	dir := t.TempDir()
+	status, err := durable.Writer{}.Create(filepath.Join(dir, "status.json"), 0o600)
+	require.NoError(t, err)
+	_, err = w.onboard(dir, w.token("r"), nil)
+	require.NoError(t, err)
+	require.NoError(t, status.Commit())
 }

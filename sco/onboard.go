@@ -118,7 +118,9 @@ func Onboard(ctx context.Context, cfg OnboardConfig) (*Enrollment, error) {
 	if err := cfg.durable.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("sco: making the router's directory: %w", err)
 	}
-	if err := cfg.durable.Sweep(cfg.Dir); err != nil {
+	// Other programs of the router may keep files in the directory and write
+	// them now.
+	if err := cfg.durable.Sweep(cfg.Dir, ownFiles()...); err != nil {
 		return nil, fmt.Errorf("sco: sweeping the router's directory: %w", err)
 	}
 	hash := cfg.Token.hash()

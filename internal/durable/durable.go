@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -137,19 +138,36 @@ func (w Writer) MkdirAll(dir string, perm fs.FileMode) error {
 }
 
 // Sweep deletes the temporary files that crashed replacements left in dir. Call
-// it only while no replacement runs in dir.
-func (w Writer) Sweep(dir string) error {
+// it only while no replacement runs in dir; when others write there, name the
+// files whose replacements are meant, and no others are touched. A file that is
+// gone already is no error.
+func (w Writer) Sweep(dir string, names ...string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("durable: %w", err)
 	}
 	var errs []error
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), tempPrefix) && e.Type().IsRegular() {
-			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		if !e.Type().IsRegular() || !isTemp(e.Name(), names) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// isTemp tells whether a file is a temporary one of a target among names, or of
+// any target when there are none.
+func isTemp(file string, names []string) bool {
+	rest, ok := strings.CutPrefix(file, tempPrefix)
+	if !ok || len(names) == 0 {
+		return ok
+	}
+	// What stands after the last hyphen is random and has no hyphen.
+	i := strings.LastIndexByte(rest, '-')
+	return i >= 0 && slices.Contains(names, rest[:i])
 }
 
 // File is the new content of a file, not visible under its name until Commit.
@@ -228,6 +246,36 @@ func (f *File) Commit() error {
 		return err
 	}
 	f.done = true
+	return f.w.SyncDir(filepath.Dir(f.path))
+}
+
+// CommitNew is like Commit, but never replaces anything: when a file of this name
+// exists, also one that another process has just made, the new content is given
+// up and the error wraps [fs.ErrExist]. It needs a file system with hard links;
+// elsewhere the error is that of [os.Link].
+func (f *File) CommitNew() error {
+	if f.done {
+		return fmt.Errorf("durable: %q was committed or aborted before", f.path)
+	}
+	if err := f.sync(); err != nil {
+		f.fail(err)
+		return err
+	}
+	if err := f.w.before(StepRename, f.path); err != nil {
+		f.fail(err)
+		return err
+	}
+	if err := os.Link(f.f.Name(), f.path); err != nil {
+		err = fmt.Errorf("durable: %w", err)
+		f.fail(err)
+		return err
+	}
+	f.done = true
+	if err := f.w.before(StepRemove, f.path); err != nil {
+		return err
+	}
+	// A second name that stays is swept like what a crash leaves.
+	_ = os.Remove(f.f.Name())
 	return f.w.SyncDir(filepath.Dir(f.path))
 }
 

@@ -107,3 +107,76 @@ func TestCommitOnce(t *testing.T) {
 	require.Error(t, g.Commit())
 	require.FileExists(t, path)
 }
+
+func TestCommitNewNeverReplaces(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "key")
+	var errs []error
+	// Both are begun before either is there, as two processes would.
+	a, err := durable.Writer{}.Create(path, 0o600)
+	require.NoError(t, err)
+	b, err := durable.Writer{}.Create(path, 0o600)
+	require.NoError(t, err)
+	for i, f := range []*durable.File{a, b} {
+		_, err := f.Write([]byte{'a' + byte(i)})
+		require.NoError(t, err)
+		errs = append(errs, f.CommitNew())
+		require.Error(t, f.CommitNew())
+	}
+	require.NoError(t, errs[0])
+	require.ErrorIs(t, errs[1], fs.ErrExist)
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "a", string(got))
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+}
+
+func TestCommitNewStoppedAtEveryStep(t *testing.T) {
+	durabletest.EachStop(t,
+		func(t *testing.T) string { return filepath.Join(t.TempDir(), "key") },
+		func(path string, w durable.Writer) error {
+			f, err := w.Create(path, 0o600)
+			if err != nil {
+				return err
+			}
+			if _, err := f.Write([]byte("whole content")); err != nil {
+				return err
+			}
+			return f.CommitNew()
+		},
+		func(t *testing.T, path string, done bool) {
+			got, err := os.ReadFile(path)
+			if done || err == nil {
+				require.NoError(t, err)
+				require.Equal(t, "whole content", string(got))
+			} else {
+				require.ErrorIs(t, err, fs.ErrNotExist)
+			}
+			require.NoError(t, durable.Writer{}.Sweep(filepath.Dir(path), "key"))
+			left, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".*"))
+			require.NoError(t, err)
+			require.Empty(t, left)
+		})
+}
+
+func TestSweepOfNamedFilesLeavesOthersAlone(t *testing.T) {
+	dir := t.TempDir()
+	var w durable.Writer
+	temp := func(name string) *durable.File {
+		f, err := w.Create(filepath.Join(dir, name), 0o600)
+		require.NoError(t, err)
+		return f
+	}
+	other, longer, mine := temp("status.json"), temp("key-old"), temp("key")
+	require.NoError(t, w.Sweep(dir, "key", "never-written"))
+	require.NoError(t, other.Commit())
+	require.NoError(t, longer.Commit())
+	require.ErrorIs(t, mine.Commit(), fs.ErrNotExist)
+	temp("x")
+	require.NoError(t, w.Sweep(dir))
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 2)
+}
