@@ -17,6 +17,7 @@ import (
 // documented defaults.
 type ClientConfig struct {
 	// Addresses are the conductor's nodes as host:port, tried in this order.
+	// An IPv6 address may have a zone.
 	Addresses []string
 	// HostKeys are the conductor's keys from onboarding. Exactly these are
 	// accepted, at every address.
@@ -88,10 +89,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		bad("Addresses is empty")
 	}
 	for _, a := range cfg.Addresses {
-		if _, port, err := splitAddress(a); err != nil {
+		if err := checkAddress(a); err != nil {
 			bad("address %s: %w", quote(a), err)
-		} else if port == 0 {
-			bad("address %s: port 0 can't be connected to", quote(a))
 		}
 	}
 	if len(cfg.HostKeys) == 0 {

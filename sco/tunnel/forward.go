@@ -127,10 +127,24 @@ func parseAddr(s string) (netip.Addr, bool) {
 	return a.Unmap(), true
 }
 
-// validHost accepts what may stand in a forward as a name: letters, digits, dot,
-// hyphen and underscore. A name that ends in a number is refused because
-// resolvers read it as an address in an old notation (127.1, 0x7f000001).
+// validHost accepts what may stand in a forward as a name. A name whose last
+// label is a number is refused because resolvers read it as an address in an old
+// notation (127.1, 0x7f000001).
 func validHost(s string) bool {
+	if !hostLetters(s) {
+		return false
+	}
+	last := strings.TrimSuffix(s, ".")
+	last = last[strings.LastIndexByte(last, '.')+1:]
+	if last == "" || len(last) >= 2 && last[0] == '0' && (last[1] == 'x' || last[1] == 'X') {
+		return false
+	}
+	return strings.Trim(last, "0123456789") != ""
+}
+
+// hostLetters reports whether s is made of what names are made of: letters,
+// digits, dot, hyphen and underscore.
+func hostLetters(s string) bool {
 	if s == "" || len(s) > maxHostLen {
 		return false
 	}
@@ -140,9 +154,27 @@ func validHost(s string) bool {
 			return false
 		}
 	}
-	last := strings.TrimSuffix(s, ".")
-	last = last[strings.LastIndexByte(last, '.')+1:]
-	return last != "" && (last[0] < '0' || last[0] > '9')
+	return true
+}
+
+// checkAddress is for the addresses of the conductor. They come from the router's
+// own configuration and no rule is compared with them, so zones and names that
+// are numbers may stand there.
+func checkAddress(s string) error {
+	if len(s) > maxHostLen+8 {
+		return errors.New("the address is too long")
+	}
+	host, p, err := net.SplitHostPort(s)
+	if err != nil {
+		return errors.New("want HOST:PORT")
+	}
+	if _, err := netip.ParseAddr(host); err != nil && !hostLetters(host) {
+		return errors.New("the host is neither a name nor an address")
+	}
+	if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("port %s is not a number from 1 to 65535", quote(p))
+	}
+	return nil
 }
 
 // Allows reports whether a rule names host and port. host is as it came over the

@@ -44,6 +44,12 @@ func (l *link) close(cause error) {
 	_ = l.conn.Close()
 }
 
+func (l *link) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
+}
+
 // reason returns why the link ended: what close was given, or what the
 // connection says.
 func (l *link) reason(err error) error {

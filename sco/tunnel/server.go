@@ -89,6 +89,7 @@ type ServerConfig struct {
 	MaxUnauthenticated int
 	// MaxPerPeer bounds the connections of one router node; default 4. The
 	// newest wins: a router that comes back must not wait for its own ghost.
+	// As many again may be on their way out; beyond that the newest is refused.
 	MaxPerPeer int
 	// MaxChannels bounds the forwarded connections at one time within one
 	// connection; default 64. Each can make the server hold up to 2 MiB that
@@ -343,17 +344,33 @@ func (s *Server) handshake(ctx context.Context, nc net.Conn) (*ssh.ServerConn, <
 	return sc, chans, reqs, nil
 }
 
-// enter books the session, and closes the oldest one of the same router when it
-// has too many.
+// enter books the session, and closes the oldest ones of the same router when it
+// has too many. A connection that was closed is listed until all that it started
+// has ended, which an observer can delay, so those count too.
 func (s *Server) enter(c *serverConn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	id := c.session.Peer.AssetID
 	mine := s.sessions[id]
-	if len(mine) >= s.cfg.MaxPerPeer {
-		mine[0].link.close(errReplaced)
-	} else if s.total >= s.cfg.MaxConnections {
+	if len(mine) >= 2*s.cfg.MaxPerPeer {
+		return fmt.Errorf("tunnel: %d connections of this router have not ended yet", len(mine))
+	}
+	var live []*serverConn
+	for _, o := range mine {
+		if !o.link.isClosed() {
+			live = append(live, o)
+		}
+	}
+	replaced := live[:max(0, len(live)-s.cfg.MaxPerPeer+1)]
+	limit := s.cfg.MaxConnections
+	if len(replaced) > 0 {
+		limit++ // One goes for this one.
+	}
+	if s.total >= limit {
 		return fmt.Errorf("tunnel: the limit of %d connections is reached", s.cfg.MaxConnections)
+	}
+	for _, o := range replaced {
+		o.link.close(errReplaced)
 	}
 	s.sessions[id] = append(mine, c)
 	s.total++

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -268,6 +270,90 @@ func TestNewestConnectionOfRouterWins(t *testing.T) {
 		require.Error(t, cl.Wait(), "over the limit of connections")
 	}
 	require.Equal(t, "asset-1", w.server.Sessions()[0].Peer.AssetID)
+}
+
+// slowObserver does not get around to recording connections.
+type slowObserver struct {
+	*watcher
+	release <-chan struct{}
+}
+
+func (o slowObserver) Connected(_ context.Context, s tunnel.Session) {
+	o.up <- s
+	<-o.release
+}
+
+// TestGhostsOfOneRouterAreBounded has connections end slowly: those that were
+// replaced count until they are gone.
+func TestGhostsOfOneRouterAreBounded(t *testing.T) {
+	for _, tc := range []struct {
+		name       string
+		perPeer    int
+		total      int
+		most, live int
+	}{
+		{"per router", 2, 100, 4, 2},
+		{"in total", 2, 2, 3, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			release := make(chan struct{})
+			watch := newWatcher()
+			w := newWorld(t, func(cfg *tunnel.ServerConfig) {
+				cfg.MaxPerPeer, cfg.MaxConnections = tc.perPeer, tc.total
+				cfg.Observer = slowObserver{watch, release}
+			})
+			// Runs before the server is stopped, which waits for the observer.
+			once := sync.OnceFunc(func() { close(release) })
+			t.Cleanup(once)
+			ended := make([]chan error, tc.most)
+			for i := range tc.most {
+				cl, err := w.raw(w.router)
+				require.NoError(t, err)
+				defer cl.Close()
+				ended[i] = make(chan error, 1)
+				go func() { ended[i] <- cl.Wait() }()
+				watch.waitUp(t)
+			}
+			for i := range tc.most - tc.live {
+				select {
+				case <-ended[i]:
+				case <-time.After(patience):
+					require.FailNow(t, "replaced connection lasts", "connection %d of %d", i, tc.most)
+				}
+			}
+			require.Len(t, w.server.Sessions(), tc.most)
+			for range 5 {
+				if cl, err := w.raw(w.router); err == nil {
+					require.Error(t, cl.Wait(), "one more is refused")
+				}
+				require.Len(t, w.server.Sessions(), tc.most)
+			}
+			once()
+			for range tc.most - tc.live {
+				require.ErrorContains(t, watch.waitDown(t), "replaced")
+			}
+			eventually(t, func() bool { return len(w.server.Sessions()) == tc.live }, "the ghosts are gone")
+			for i := tc.most - tc.live; i < tc.most; i++ {
+				require.Empty(t, ended[i], "the newest stay")
+			}
+		})
+	}
+}
+
+// TestAddressesOfConductor are the router's own configuration.
+func TestAddressesOfConductor(t *testing.T) {
+	w := newWorld(t, nil)
+	cfg := w.clientConfig()
+	for _, a := range []string{"3f2a9c1b7d12:930", "123456789012:930", "[fe80::1%eth0]:930", "[::1]:1", "192.0.2.1:65535", "a_b.example:0930", "127.1:1"} {
+		cfg.Addresses = []string{a}
+		_, err := tunnel.NewClient(cfg)
+		require.NoError(t, err, a)
+	}
+	for _, a := range []string{"", "x", ":1", "x:", "x:0", "x:65536", "x:-1", "a b:1", "[::1:1", "::1:1", "192.0.2.1:0", strings.Repeat("a", 300) + ":1"} {
+		cfg.Addresses = []string{a}
+		_, err := tunnel.NewClient(cfg)
+		require.ErrorContains(t, err, "address", a)
+	}
 }
 
 func TestUnauthenticatedConnectionsMakePlace(t *testing.T) {
