@@ -3,7 +3,7 @@ package sco
 import "time"
 
 // Bounds on what comes from outside. Those of the messages themselves are in
-// internal/wire, those of tokens in internal/scotoken.
+// internal/wire, those of tokens in internal/jot.
 const (
 	// secretLen is the length of a pre-shared secret.
 	secretLen = 48
@@ -19,6 +19,8 @@ const (
 
 	maxAddresses  = 16
 	maxAddressLen = 260
+	// maxHostLen bounds a name in an address, as the DNS does.
+	maxHostLen = 253
 
 	// maxStoredRouter bounds a router's record in a store.
 	maxStoredRouter = 256 << 10
@@ -36,6 +38,8 @@ const (
 	helloTimeout = 10 * time.Second
 	proofTimeout = 60 * time.Second
 	ackTimeout   = 30 * time.Second
+	// maxAttemptTime is what all of them, and writing the store, can take.
+	maxAttemptTime = 2 * time.Minute
 
 	// maxAttempts is how many attempts of one asset-id may run at a time, so
 	// that a stolen token does not fill the conductor with proven clients.

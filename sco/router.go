@@ -323,19 +323,23 @@ func checkAssetID(s string) error {
 	return nil
 }
 
-// checkAddress accepts HOST:PORT.
+// checkAddress accepts HOST:PORT with what the tunnel can connect to: an IP
+// address without a zone, which has a meaning on one machine only, or a name.
 func checkAddress(s string) error {
 	if len(s) > maxAddressLen {
 		return fmt.Errorf("address %.80q... is longer than %d characters", s, maxAddressLen)
 	}
-	if _, err := netip.ParseAddrPort(s); err == nil {
+	if a, err := netip.ParseAddrPort(s); err == nil {
+		switch {
+		case a.Addr().Zone() != "":
+			return fmt.Errorf("address %.80q has a zone: use an address that is not link-local, or a name", s)
+		case a.Port() == 0:
+			return fmt.Errorf("address %.80q has port 0", s)
+		}
 		return nil
 	}
 	host, port, ok := strings.Cut(s, ":")
-	valid := ok && host != "" && port != "" && len(port) <= 5
-	for i := 0; valid && i < len(host); i++ {
-		valid = isAlphanumeric(host[i]) || strings.IndexByte("._-", host[i]) >= 0
-	}
+	valid := ok && checkHost(host) && port != "" && len(port) <= 5
 	n := 0
 	for i := 0; valid && i < len(port); i++ {
 		valid = '0' <= port[i] && port[i] <= '9'
@@ -345,6 +349,22 @@ func checkAddress(s string) error {
 		return fmt.Errorf("address %.80q is not HOST:PORT", s)
 	}
 	return nil
+}
+
+// checkHost accepts a name. Resolvers read one that ends in a number as an
+// address in an old notation (127.1, 0x7f000001), so that is not a name.
+func checkHost(host string) bool {
+	if len(host) > maxHostLen {
+		return false
+	}
+	for i := range len(host) {
+		if !isAlphanumeric(host[i]) && strings.IndexByte("._-", host[i]) < 0 {
+			return false
+		}
+	}
+	last := strings.ToLower(strings.TrimSuffix(host, "."))
+	last = last[strings.LastIndexByte(last, '.')+1:]
+	return strings.Trim(last, "0123456789") != "" && !strings.HasPrefix(last, "0x")
 }
 
 // ParseEndorsementKey parses the configured form of an endorsement key: base64
