@@ -87,17 +87,22 @@ func (g *Registry) List(ctx context.Context, fn func(*Router) bool) error {
 // false, and edits it; an error of it ends the call and nothing is changed. It
 // may be called more than once. A secret that is left empty is generated. The
 // nodes' states are not its to change: they are kept by asset-id, and a node
-// with a new asset-id begins as waiting.
+// with a new asset-id begins as waiting. An asset-id that is gone afterwards is
+// released from its key, and the audit record has that.
 func (g *Registry) Configure(ctx context.Context, router string, change func(r *Router, exists bool) error) error {
 	if err := checkName("router name", router); err != nil {
 		return fmt.Errorf("sco: %w", err)
 	}
+	var lost []Node
 	err := g.cfg.Store.Update(ctx, router, func(old *Router) (*Router, error) {
+		lost = nil
 		r := &Router{Name: router}
 		status := map[string]Status{}
+		var before []Node
 		if old != nil {
 			r = old
-			for _, n := range old.Clone().Nodes {
+			before = old.Clone().Nodes
+			for _, n := range before {
 				status[n.AssetID] = n.Status
 			}
 		}
@@ -114,46 +119,72 @@ func (g *Registry) Configure(ctx context.Context, router string, change func(r *
 				r.Nodes[i].Status = s
 			}
 		}
+		for _, n := range before {
+			if r.Node(n.AssetID) == nil {
+				lost = append(lost, n)
+			}
+		}
 		return r, r.validate()
 	})
 	if err != nil {
 		return fmt.Errorf("sco: configuring router %q: %w", router, err)
 	}
+	g.lost(ctx, router, lost, "it is not in the router's configuration any more")
 	return nil
+}
+
+// lost tells of nodes that went, and their keys with them.
+func (g *Registry) lost(ctx context.Context, router string, nodes []Node, why string) {
+	for i := range nodes {
+		if n := &nodes[i]; n.Status.Binding != nil || n.Status.SSHKey != "" {
+			g.released(ctx, router, n, why)
+		}
+	}
+}
+
+// released tells that an asset-id is bound no more. n is as it was before.
+func (g *Registry) released(ctx context.Context, router string, n *Node, why string) {
+	d := eventDetail{Router: router, AssetID: n.AssetID, Reason: why}
+	if b := n.Status.Binding; b != nil {
+		d.Key = b.Kind + " " + b.Fingerprint
+	}
+	if n.Status.SSHKey != "" {
+		d.SSHKey = authorizedFingerprint(n.Status.SSHKey)
+	}
+	g.event(ctx, eventReleased, fmt.Sprintf("asset-id %q of router %q released from its key: %s", n.AssetID, router, why), true, d)
 }
 
 // Remove deletes a router and everything known about it. Its tokens are invalid
 // from then on.
 func (g *Registry) Remove(ctx context.Context, router string) error {
+	var gone []Node
 	err := g.cfg.Store.Update(ctx, router, func(old *Router) (*Router, error) {
 		if old == nil {
 			return nil, ErrNotFound
 		}
+		gone = old.Clone().Nodes
 		return nil, nil
 	})
 	if err != nil {
 		return fmt.Errorf("sco: removing router %.80q: %w", router, err)
 	}
+	g.lost(ctx, router, gone, "the router was removed")
 	return nil
 }
 
 // Release forgets what an asset-id is bound to and which SSH key is pinned for
 // it, so that a replacement part can be onboarded (RMA).
 func (g *Registry) Release(ctx context.Context, router, assetID string) error {
-	var was *Binding
+	var was Node
 	err := g.updateNode(ctx, router, assetID, func(_ *Router, n *Node) error {
-		was = n.Status.Binding
+		was = *n
 		n.Status = Status{State: StateWaiting, Since: g.now()}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("sco: releasing asset-id %.140q of router %.80q: %w", assetID, router, err)
 	}
-	d := eventDetail{Router: router, AssetID: assetID}
-	if was != nil {
-		d.Key = was.Kind + " " + was.Fingerprint
-	}
-	g.event(ctx, eventReleased, fmt.Sprintf("asset-id %q of router %q released from its key", assetID, router), true, d)
+	g.released(ctx, router, &was, "an operator released it")
 	return nil
 }
 

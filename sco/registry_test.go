@@ -3,6 +3,7 @@ package sco_test
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -129,6 +130,54 @@ func TestStateMovesForwardOnly(t *testing.T) {
 	require.NoError(t, w.reg.Disconnected(ctx, peer, "x", "gone"))
 	require.ErrorIs(t, w.reg.Remove(ctx, "r"), sco.ErrNotFound)
 	require.ErrorIs(t, w.reg.Release(ctx, "r", "r-0"), sco.ErrNotFound)
+}
+
+// An asset-id loses its key in three ways, and the audit record has each.
+func TestEveryLostBindingIsRecorded(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	released := func() []string {
+		var out []string
+		for _, e := range w.events.of("sco.binding_released") {
+			var d map[string]string
+			require.NoError(t, json.Unmarshal(e.Detail, &d))
+			require.Equal(t, "r", d["router"])
+			require.True(t, strings.HasPrefix(d["key"], "ssh-key SHA256:"), d["key"])
+			require.Equal(t, d["key"], "ssh-key "+d["ssh-key"])
+			out = append(out, d["asset-id"]+": "+d["reason"])
+		}
+		return out
+	}
+	onboard := func() {
+		t.Helper()
+		_, err := w.onboard(t.TempDir(), w.token("r"), nil)
+		require.NoError(t, err)
+	}
+	w.router("r", sco.ModePSKOnly)
+	onboard()
+	w.router("r", sco.ModeWeak)
+	require.Empty(t, released(), "nothing is lost")
+	failed := w.reg.Configure(ctx, "r", func(r *sco.Router, _ bool) error {
+		r.Nodes = nil
+		r.Mode = 9
+		return nil
+	})
+	require.Error(t, failed)
+	require.Empty(t, released(), "nothing was changed")
+	w.router("r", sco.ModeWeak, func(r *sco.Router) { r.Nodes[0].AssetID = "new" })
+	want := []string{"r-0: it is not in the router's configuration any more"}
+	require.Equal(t, want, released())
+	w.router("r", sco.ModeWeak, func(r *sco.Router) { r.Nodes[0].AssetID = "unbound" })
+	require.Equal(t, want, released(), "there was no key")
+
+	onboard()
+	require.NoError(t, w.reg.Release(ctx, "r", "unbound"))
+	want = append(want, "unbound: an operator released it")
+	require.Equal(t, want, released())
+
+	onboard()
+	require.NoError(t, w.reg.Remove(ctx, "r"))
+	require.Equal(t, append(want, "unbound: the router was removed"), released())
 }
 
 func TestLegacyGate(t *testing.T) {
