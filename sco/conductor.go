@@ -299,8 +299,9 @@ func (c *Conductor) refused(ctx context.Context, a *attempt, err error) {
 		return
 	}
 	uerr := reg.updateNode(ctx, a.router, a.assetID, func(_ *Router, n *Node) error {
-		if n.Status.LastAttempt.After(a.at) {
-			// A later attempt has ended before this one was given up.
+		if d := n.Status.LastAttempt.Sub(a.at); d > 0 && d < maxAttemptTime {
+			// A later attempt has ended before this one was given up. More
+			// than an attempt can take comes from a clock that was set back.
 			return errUnchanged
 		}
 		n.Status.LastAttempt, n.Status.LastError = a.at, r.reason

@@ -223,6 +223,20 @@ func TestLateFailureDoesNotHideASuccess(t *testing.T) {
 	require.Empty(t, w.node("r", "r-0").Status.LastError)
 }
 
+// TestReasonsAreKeptAfterTheClockWasSetBack: an attempt that seems to lie hours
+// before the last one is still the last one.
+func TestReasonsAreKeptAfterTheClockWasSetBack(t *testing.T) {
+	w := newWorld(t)
+	w.router("r", sco.ModePSKOnly)
+	token := w.token("r")
+	w.offset.Store(int64(time.Hour))
+	_, err := w.onboard(t.TempDir(), token, nil)
+	require.NoError(t, err)
+	w.offset.Store(0)
+	_, err = w.onboard(t.TempDir(), token, nil)
+	w.refused(err, "r", "r-0", "is bound to")
+}
+
 func TestOnboardAgainAndAfterExpiry(t *testing.T) {
 	w := newWorld(t)
 	w.router("r", sco.ModeWeak)

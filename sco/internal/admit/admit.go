@@ -106,10 +106,12 @@ func (g *Gate) Admit(addr net.Addr, now time.Time, evict func()) (s *Slot, why s
 }
 
 func (g *Gate) refill(b *prefix, now time.Time) {
+	// A clock that was set back gives nothing, and counts from there: waiting
+	// until it is where it was would lock the prefix out.
 	if d := now.Sub(b.at).Seconds(); d > 0 {
 		b.tokens = min(float64(g.cfg.Burst), b.tokens+d*g.cfg.Rate)
-		b.at = now
 	}
+	b.at = now
 }
 
 // sweep forgets prefixes that are as good as new.

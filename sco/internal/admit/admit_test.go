@@ -60,6 +60,7 @@ func TestRate(t *testing.T) {
 	require.Equal(t, 2, admitted(now.Add(time.Second)))
 	require.Equal(t, 3, admitted(now.Add(time.Hour)))
 	require.Equal(t, 0, admitted(now), "a clock that goes back gives nothing")
+	require.Equal(t, 2, admitted(now.Add(time.Second)), "and counts from there")
 }
 
 func TestFullGateTakesFromTheGreedy(t *testing.T) {
