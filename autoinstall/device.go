@@ -200,7 +200,9 @@ func (d *Device) open(ctx context.Context) (unlock func(), s *state, err error) 
 }
 
 func (d *Device) recover(ctx context.Context) (*state, error) {
-	if err := d.cfg.disk.Sweep(d.cfg.Dir); err != nil {
+	// Only what is written under the lock: the product may keep files of its
+	// own in Dir and replace them at any time.
+	if err := d.cfg.disk.Sweep(d.cfg.Dir, stateFile, statusFile); err != nil {
 		return nil, err
 	}
 	s, err := d.loadState()

@@ -126,8 +126,14 @@ func (d *Device) noteAttempt(first time.Time) error {
 	return d.writeJSON(statusFile, r)
 }
 
-// noteWaiting is called without the lock held; only the status is written.
+// noteWaiting is called without the lock held, and takes it: others sweep and
+// write the status too.
 func (d *Device) noteWaiting(ctx context.Context, cause error, wait time.Duration) error {
+	unlock, err := lock(ctx, d.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	r, err := d.runStatus()
 	if err != nil {
 		return err
