@@ -21,6 +21,8 @@ const (
 	maxPeers = 1 << 17
 	// maxCache bounds the remembered results of peer validation.
 	maxCache = 1 << 16
+	// maxRefused bounds the remembered refusals. Anybody can cause them.
+	maxRefused = 1024
 	// maxAltNames bounds the subjectAltNames of a request.
 	maxAltNames = 64
 	// maxValidity bounds validity_period, in days.

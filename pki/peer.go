@@ -1,11 +1,11 @@
 package pki
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/binary"
 	"fmt"
-	"hash/maphash"
 	"slices"
 	"strings"
 	"sync"
@@ -29,64 +29,93 @@ type answerTo struct {
 	from, to time.Time
 	trustGen uint64
 	revGen   uint64
-
-	q question
 }
 
-// resultCache remembers results by the bytes of the certificates.
+func (a *answerTo) holds(now time.Time, trustGen, revGen uint64) bool {
+	return a.trustGen == trustGen && a.revGen == revGen && !now.Before(a.from) && !now.After(a.to)
+}
+
+// cacheKey is the SHA-256 of a question. Nothing else of it is kept: whoever
+// begins a handshake chooses the certificates, before any proof that the key is
+// theirs.
+type cacheKey [sha256.Size]byte
+
+func (q question) key() cacheKey {
+	h := sha256.New()
+	// Each part stands behind its length, so no two questions look the same.
+	part := func(b []byte) {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
+		_, _ = h.Write(n[:])
+		_, _ = h.Write(b)
+	}
+	part([]byte(q.trust))
+	part([]byte(q.name))
+	usages := make([]byte, len(q.usages))
+	for i, u := range q.usages {
+		usages[i] = byte(u)
+	}
+	part(usages)
+	for _, c := range q.certs {
+		part(c.Raw)
+	}
+	return cacheKey(h.Sum(nil))
+}
+
+// resultCache remembers results. Refusals have a small place of their own, so
+// that strangers neither fill memory nor push out what is known of peers.
 type resultCache struct {
-	seed maphash.Seed
-	mu   sync.RWMutex
-	m    map[uint64]*answerTo
+	mu            sync.RWMutex
+	good, refused map[cacheKey]*answerTo
 }
 
 func (c *resultCache) init() {
-	c.seed = maphash.MakeSeed()
-	c.m = map[uint64]*answerTo{}
+	c.good, c.refused = map[cacheKey]*answerTo{}, map[cacheKey]*answerTo{}
 }
 
-func (c *resultCache) key(q question) uint64 {
-	var h maphash.Hash
-	h.SetSeed(c.seed)
-	for _, cert := range q.certs {
-		_, _ = h.Write(cert.Raw)
-	}
-	_, _ = h.WriteString(q.trust)
-	_ = h.WriteByte(0)
-	_, _ = h.WriteString(q.name)
-	for _, u := range q.usages {
-		_ = h.WriteByte(byte(u))
-	}
-	return h.Sum64()
-}
-
-// same compares everything: a hash may be equal by chance.
-func (q question) same(o question) bool {
-	return q.trust == o.trust && q.name == o.name && slices.Equal(q.usages, o.usages) &&
-		slices.EqualFunc(q.certs, o.certs, func(a, b *x509.Certificate) bool { return bytes.Equal(a.Raw, b.Raw) })
-}
-
-func (c *resultCache) get(key uint64, q question, now time.Time, trustGen, revGen uint64) *answerTo {
+func (c *resultCache) get(key cacheKey, now time.Time, trustGen, revGen uint64) *answerTo {
 	c.mu.RLock()
-	a := c.m[key]
+	a := c.good[key]
+	if a == nil {
+		a = c.refused[key]
+	}
 	c.mu.RUnlock()
-	if a == nil || a.trustGen != trustGen || a.revGen != revGen || now.Before(a.from) || now.After(a.to) || !a.q.same(q) {
+	if a == nil || !a.holds(now, trustGen, revGen) {
 		return nil
 	}
 	return a
 }
 
-func (c *resultCache) put(key uint64, a *answerTo) {
+func (c *resultCache) put(key cacheKey, a *answerTo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.m[key]; !ok && len(c.m) >= maxCache {
+	delete(c.good, key)
+	delete(c.refused, key)
+	m, limit := c.good, maxCache
+	if verify.Failed(a.issues) != nil {
+		m, limit = c.refused, maxRefused
+	}
+	if len(m) >= limit {
 		// Any one goes: map order is random.
-		for k := range c.m {
-			delete(c.m, k)
+		for k := range m {
+			delete(m, k)
 			break
 		}
 	}
-	c.m[key] = a
+	m[key] = a
+}
+
+// purge forgets what does not hold any more.
+func (c *resultCache) purge(now time.Time, trustGen, revGen uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range []map[cacheKey]*answerTo{c.good, c.refused} {
+		for k, a := range m {
+			if !a.holds(now, trustGen, revGen) {
+				delete(m, k)
+			}
+		}
+	}
 }
 
 // goodMemory remembers when certificates were last known not to be revoked.
@@ -139,13 +168,13 @@ func (m *Manager) validate(ctx context.Context, q question, now time.Time) *answ
 		return &answerTo{issues: []verify.Issue{{Class: verify.Untrusted, Text: err.Error()}}}
 	}
 	revGen := m.revocationGeneration()
-	key := m.cache.key(q)
-	if a := m.cache.get(key, q, now, trustGen, revGen); a != nil {
+	key := q.key()
+	if a := m.cache.get(key, now, trustGen, revGen); a != nil {
 		return a
 	}
 	a := m.judge(ctx, trust, q, now)
 	if ctx.Err() == nil {
-		a.q, a.trustGen, a.revGen = q, trustGen, revGen
+		a.trustGen, a.revGen = trustGen, revGen
 		m.cache.put(key, a)
 	}
 	return a

@@ -189,6 +189,10 @@ func (m *Manager) Sweep(ctx context.Context) error {
 	}
 	m.sweepTrust(ctx)
 	m.sweepOwn(ctx)
+	m.mu.RLock()
+	trustGen := m.trustGen
+	m.mu.RUnlock()
+	m.cache.purge(m.now(), trustGen, m.revocationGeneration())
 	return m.sweepPeers(ctx)
 }
 
