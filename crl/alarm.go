@@ -95,7 +95,7 @@ func (m *Manager) ages(s *snapshot, now time.Time) {
 	behind := ""
 	for i := range s.lists {
 		l := &s.lists[i]
-		if l.signer == nil || l.base != nil {
+		if l.signer == nil {
 			continue
 		}
 		subject := l.meta.Line
@@ -105,7 +105,11 @@ func (m *Manager) ages(s *snapshot, now time.Time) {
 		}
 		if ok, why := l.fresh(now); !ok {
 			stale[subject] = true
-			m.raise(alarmStale, subject, mooring.SeverityCritical,
+			severity := mooring.SeverityCritical
+			if l.base != nil {
+				severity = mooring.SeverityMajor // Its base still answers.
+			}
+			m.raise(alarmStale, subject, severity,
 				fmt.Sprintf("list of %s from %q: %s; it stays in force as the last known good one", oneLine(l.meta.Issuer), l.meta.Source, why))
 		}
 	}

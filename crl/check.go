@@ -109,9 +109,11 @@ func (m *Manager) check(cert, issuer *x509.Certificate, trace func(string, ...an
 }
 
 // CheckRevocation reports whether a certificate is revoked or on hold, why and
-// since when. An error means that the status is unknown or stale, and says
-// why; it wraps [ErrUnknown] or [ErrStale]. It is Check in the form that other
-// packages ask for.
+// since when. It is Check and Permit in the form that other packages ask for: a
+// certificate that was good passes while Config.Grace lasts, so that an expired
+// list does not cut a router off, and under FailSoft also when nothing is known.
+// Otherwise an error says why the status is unknown or stale; it wraps
+// [ErrUnknown] or [ErrStale].
 func (m *Manager) CheckRevocation(ctx context.Context, cert, issuer *x509.Certificate) (revoked bool, reason string, at time.Time, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, "", time.Time{}, err
@@ -123,7 +125,7 @@ func (m *Manager) CheckRevocation(ctx context.Context, cert, issuer *x509.Certif
 	case StatusRevoked, StatusOnHold:
 		return true, r.Reason, r.RevokedAt, nil
 	}
-	return false, "", time.Time{}, r.Err(cert)
+	return false, "", time.Time{}, m.Permit(cert, r)
 }
 
 // Permit applies the policy of the configuration to an answer: nil means that

@@ -64,6 +64,10 @@ type Config struct {
 	// AllowUnnumbered accepts lists of version 1 and lists without a CRL number.
 	// Only their dates protect those from rollback.
 	AllowUnnumbered bool
+	// ReadOnly is for a manager beside the one that keeps Directory, in another
+	// process: Load takes over what that one published and writes nothing, and
+	// every method that would write fails.
+	ReadOnly bool
 	// TLS is for https; nil means the roots of the system. It must not check
 	// revocation with this manager.
 	TLS *tls.Config

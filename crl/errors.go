@@ -15,6 +15,8 @@ var (
 	ErrRollback = errors.New("crl: list goes back behind one that was seen before")
 	// ErrBusy says that another process held the directory for too long.
 	ErrBusy = errors.New("crl: directory is in use by another process")
+	// errReadOnly says that the manager may only read.
+	errReadOnly = errors.New("crl: the manager only reads its directory")
 	// ErrDamaged says that a file of the directory is damaged.
 	ErrDamaged = errors.New("crl: file is damaged")
 )

@@ -44,6 +44,11 @@ const (
 	maxManifest = 16 << 20
 	// maxChain bounds the patches that are applied one after another.
 	maxChain = 1024
+	// maxPatched bounds what the patches of one chain may make together, in
+	// times of Config.MaxListBytes.
+	maxPatched = 16
+	// maxShared bounds the lists that a conductor shares.
+	maxShared = 4096
 	// signerDepth bounds how far the status of list signers is followed.
 	signerDepth = 4
 	// massRemoval is the share of entries, in percent, whose disappearance at

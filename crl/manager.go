@@ -27,8 +27,9 @@ type Manager struct {
 	durable durable.Writer
 	client  *fetch.Client
 
-	// snap is what answers are given from.
-	snap atomic.Pointer[snapshot]
+	// snap is what answers are given from, and generation counts its changes.
+	snap       atomic.Pointer[snapshot]
+	generation atomic.Uint64
 
 	// reading admits one list at a time to having its entries read, and slots a
 	// few to being fetched, which bounds memory.
@@ -101,13 +102,14 @@ func (m *Manager) limits() list.Limits {
 // does not exist yet holds no lists. When a file is damaged, Load raises an
 // alarm, makes it anew from the signed lists, and clears the alarm; this needs
 // permission to write. Only when that fails does it return an error, which
-// wraps [ErrDamaged]; answers are unknown then.
+// wraps [ErrDamaged]; answers are unknown then. With Config.ReadOnly it mends
+// nothing, and what was in force before a damage stays in force.
 func (m *Manager) Load(ctx context.Context) error {
 	m.mu.Lock()
 	err := m.load()
 	m.mu.Unlock()
 	m.tell(ctx)
-	if errors.Is(err, ErrDamaged) {
+	if errors.Is(err, ErrDamaged) && !m.cfg.ReadOnly {
 		if mend := m.transaction(ctx, func() error { return nil }); mend != nil {
 			return errors.Join(err, mend)
 		}
@@ -157,7 +159,7 @@ func (m *Manager) reopen() error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if m.snap.Load() == nil {
-			m.snap.Store(newSnapshot(nil, m.pool))
+			m.answerFrom(nil)
 		}
 		return nil
 	}
@@ -170,7 +172,7 @@ func (m *Manager) reopen() error {
 	}
 	if err != nil {
 		if m.snap.Load() == nil {
-			m.snap.Store(newSnapshot(nil, m.pool))
+			m.answerFrom(nil)
 		}
 		if errors.Is(err, master.ErrCorrupt) {
 			return errors.Join(ErrDamaged, err)
@@ -178,9 +180,19 @@ func (m *Manager) reopen() error {
 		return err
 	}
 	m.stamp = stamp{info.Size(), info.ModTime(), info}
-	m.snap.Store(newSnapshot(f, m.pool))
+	m.answerFrom(f)
 	return nil
 }
+
+// answerFrom puts a master list, or none, in force.
+func (m *Manager) answerFrom(f *master.File) {
+	m.snap.Store(newSnapshot(f, m.pool))
+	m.generation.Add(1)
+}
+
+// RevocationGeneration changes whenever other lists come into force, so that
+// whoever remembers answers knows when to ask again. It does no I/O.
+func (m *Manager) RevocationGeneration() uint64 { return m.generation.Load() }
 
 // Counters returns the counters.
 func (m *Manager) Counters() Counters {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -46,6 +47,9 @@ func (o *outcome) err() error {
 // transaction runs change while no other process writes the directory, on what
 // is on disk now. Alarms that change are handed to the sink afterwards.
 func (m *Manager) transaction(ctx context.Context, change func() error) error {
+	if m.cfg.ReadOnly {
+		return errReadOnly
+	}
 	if err := m.durable.MkdirAll(m.cfg.Directory, 0o755); err != nil {
 		return err
 	}
@@ -159,7 +163,7 @@ func (m *Manager) publish(inputs []master.Input) error {
 		return err
 	}
 	m.stamp = stamp{info.Size(), info.ModTime(), info}
-	m.snap.Store(newSnapshot(f, m.pool))
+	m.answerFrom(f)
 	return nil
 }
 
@@ -234,11 +238,17 @@ func (m *Manager) bringIntoForce(outs []*outcome) error {
 	return m.sweep()
 }
 
-// forgotten says whether a list that no source brings any more is long past its
-// end, or can't answer since its signer is not configured any more.
+// forgotten says whether a list is long past its end and its address, once a
+// source, is none any more; or can't answer since its signer is not configured
+// any more. A list that a conductor shared, or that was imported, stays: who
+// withholds its successor must not un-revoke by that.
 func (m *Manager) forgotten(l *listView, now time.Time) bool {
 	if l.signer == nil {
 		return true
+	}
+	u, err := url.Parse(l.meta.Source)
+	if err != nil || u.Scheme == "" || strings.Contains(u.Path, "/v1/lists/") || strings.Contains(u.Path, "/v1/patches/") {
+		return false
 	}
 	for key, src := range m.sources {
 		if key == l.meta.Source {

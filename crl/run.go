@@ -173,8 +173,11 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// ready loads the directory if that was not done.
+// ready loads the directory if that was not done, for a method that writes.
 func (m *Manager) ready(ctx context.Context) error {
+	if m.cfg.ReadOnly {
+		return errReadOnly
+	}
 	m.mu.Lock()
 	loaded := m.loaded
 	m.mu.Unlock()
@@ -280,6 +283,9 @@ func (m *Manager) round(ctx context.Context, keys []string, forced bool) error {
 				next++
 				mu.Unlock()
 				o := m.fetchOne(ctx, key, forced)
+				if o != nil && ctx.Err() != nil && o.err() != nil {
+					o = nil // We were stopped; the source did nothing wrong.
+				}
 				mu.Lock()
 				var outs []*outcome
 				if o != nil {
@@ -303,6 +309,9 @@ func (m *Manager) round(ctx context.Context, keys []string, forced bool) error {
 		conclude(waiting)
 	}
 	m.schedule(keys)
+	if err := ctx.Err(); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 

@@ -193,6 +193,9 @@ func (m *Manager) getManifest(ctx context.Context, base string) (*manifest, erro
 	if err := json.Unmarshal(data, doc); err != nil {
 		return nil, errors.New("the answer is no manifest of a conductor")
 	}
+	if len(doc.Lists) > maxShared {
+		return nil, fmt.Errorf("the conductor shares %d lists, more than %d", len(doc.Lists), maxShared)
+	}
 	return doc, nil
 }
 
@@ -240,18 +243,26 @@ func (m *Manager) patched(ctx context.Context, base string, l manifestList, chai
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }()
+	temp := ""
+	defer func() {
+		_ = f.Close()
+		if temp != "" {
+			_ = os.Remove(temp)
+		}
+	}()
+	var made int64
 	for i, p := range chain {
 		resp, err := m.client.Get(ctx, fetch.Request{URL: base + "/v1/patches/" + p.From + "-" + p.To, Limit: m.cfg.MaxListBytes})
 		if err != nil {
 			return nil, err
 		}
-		defer resp.Body.Close()
 		r, err := patch.NewReader(resp.Body, f, m.cfg.MaxListBytes)
 		if err != nil {
+			_ = resp.Body.Close()
 			return nil, err
 		}
 		if i == len(chain)-1 {
+			defer resp.Body.Close()
 			s, err := m.receive(ctx, r, base+"/v1/lists/"+l.ID)
 			if err == nil && s.meta.ID != l.ID {
 				s.drop()
@@ -261,14 +272,24 @@ func (m *Manager) patched(ctx context.Context, base string, l manifestList, chai
 		}
 		next, err := os.CreateTemp(filepath.Join(m.cfg.Directory, spoolDir), "patched-*")
 		if err != nil {
+			_ = resp.Body.Close()
 			return nil, err
 		}
-		defer func() { _ = os.Remove(next.Name()) }()
-		_, err = io.Copy(next, r)
+		n, err := io.Copy(next, r)
+		_ = resp.Body.Close()
+		// One step at a time is on disk, and all of them together are
+		// bounded: a small patch can make a large file.
 		_ = f.Close()
-		f = next
+		if temp != "" {
+			_ = os.Remove(temp)
+		}
+		f, temp = next, next.Name()
+		made += n
 		if err != nil {
 			return nil, err
+		}
+		if made > maxPatched*m.cfg.MaxListBytes {
+			return nil, fmt.Errorf("patches make more than %d bytes on the way", made)
 		}
 	}
 	return nil, errors.New("no patches")
