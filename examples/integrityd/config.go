@@ -130,7 +130,7 @@ func (d *duration) UnmarshalText(text []byte) error {
 func readConfig(path string) (*config, error) {
 	data, err := readLimited(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()

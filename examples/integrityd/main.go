@@ -199,14 +199,20 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := parse(fs, args, stdout, "config"); err != nil {
 		return err
 	}
-	s, err := open(*config, stderr, !*once)
-	if err != nil {
-		return err
-	}
-	defer s.close()
 	if !*once {
+		s, err := openInTheEnd(ctx, *config, stderr)
+		if err != nil {
+			// Somebody ended the service while it waited for a configuration.
+			return nil
+		}
+		defer s.close()
 		return s.handler.Run(ctx)
 	}
+	s, err := open(*config, stderr, false)
+	if err != nil {
+		return &exit{exitEvent, fmt.Errorf("integrity event: %w; networking stays blocked", refuse(ctx, *config, err, stderr))}
+	}
+	defer s.close()
 	if err := s.handler.RunOnce(ctx); err != nil {
 		if ctx.Err() != nil {
 			return err

@@ -200,7 +200,7 @@ func TestUnitFile(t *testing.T) {
 	data, err := os.ReadFile("integrity-handler.service")
 	require.NoError(t, err)
 	unit := string(data)
-	for _, line := range []string{"Type=notify", "NoNewPrivileges=yes", "TimeoutStartSec=infinity", "Restart=always", "RequiredBy=network-pre.target", "SyslogIdentifier=integrity-handler"} {
+	for _, line := range []string{"Type=notify", "NoNewPrivileges=yes", "TimeoutStartSec=infinity", "Restart=always", "RequiredBy=network-pre.target", "RestartMode=direct", "DeviceAllow=char-ttyAMA w", "SyslogIdentifier=integrity-handler"} {
 		require.Contains(t, unit, "\n"+line+"\n")
 	}
 	require.Regexp(t, `(?m)^Before=.*\bnetwork-pre\.target\b`, unit)
@@ -212,6 +212,8 @@ func TestUnitFile(t *testing.T) {
 	// The verifier looks for the program of the unit.
 	program := filepath.Join(dir, "integrityd")
 	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\n"), 0o700))
+	// Verifiers before systemd 254 complain about what they do not know.
+	unit = strings.ReplaceAll(unit, "RestartMode=direct\n", "")
 	path := filepath.Join(dir, "integrity-handler.service")
 	require.NoError(t, os.WriteFile(path, []byte(strings.ReplaceAll(unit, "/usr/sbin/integrityd", program)), 0o600))
 	out, err := exec.Command("systemd-analyze", "verify", "--recursive-errors=no", path).CombinedOutput()

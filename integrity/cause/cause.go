@@ -64,6 +64,12 @@ const (
 	DirectoryUnreadable Code = "directory-unreadable"
 	// Kernel is any other refusal of the kernel.
 	Kernel Code = "kernel-failed"
+	// ConfigInvalid means that the configuration, or a file that it names,
+	// cannot be read.
+	ConfigInvalid Code = "config-invalid"
+	// ConfigChanged means that the configuration asks for something else than
+	// was set up.
+	ConfigChanged Code = "config-changed"
 	// Unknown is an error without a code.
 	Unknown Code = "unknown"
 )
@@ -96,6 +102,8 @@ var table = map[Code]words{
 	DirectoryWrongPolicy: {"a protected directory was replaced by one with other encryption settings", reinstall},
 	DirectoryUnreadable:  {"a protected directory cannot be read although its key is known", "check the disk, then restart"},
 	Kernel:               {"the kernel refused to work", "restart the system"},
+	ConfigInvalid:        {"the configuration of the integrity handler is missing or damaged", "put the configuration and the files that it names back as they were; it retries by itself"},
+	ConfigChanged:        {"the configuration asks for something else than this system was set up with", "put the configuration back as it was, then restart"},
 	Unknown:              {"the protected directories could not be opened", "read the log of the integrity handler"},
 }
 
