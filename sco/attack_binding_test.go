@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/elliptic"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh"
@@ -177,4 +179,52 @@ func TestAttackTokenRace(t *testing.T) {
 		}
 	}
 	require.Equal(t, 1, won)
+}
+
+// What the operator changes while an attempt runs, and the end of the token, count
+// at its end as well.
+func TestAttackChangesDuringTheAttempt(t *testing.T) {
+	for want, change := range map[string]func(*world){
+		"configuration was changed": func(w *world) {
+			w.router("r", sco.ModePSKOnly, func(r *sco.Router) {
+				r.Nodes[0].PCRs = map[int]string{7: strings.Repeat("00", 32)}
+			})
+		},
+		"has expired": func(w *world) { w.offset.Store(int64(25 * time.Hour)) },
+	} {
+		w := newWorld(t)
+		w.router("r", sco.ModePSKOnly)
+		m := w.mallory(w.token("r").Reveal(), sco.NoDeviceKey())
+		m.sendHello(nil)
+		m.readChallenge()
+		change(w)
+		m.sendProof(m.honestProof())
+		m.refused()
+		require.Contains(t, w.events.reason(t), want)
+		require.Nil(t, w.node("r", "r-0").Status.Binding)
+	}
+}
+
+// Fields that a kind of evidence does not use carry nothing.
+func TestAttackUnusedFields(t *testing.T) {
+	w := newWorld(t)
+	w.router("r", sco.ModePSKOnly)
+	token := w.token("r").Reveal()
+	for _, change := range []func(*wire.Hello){
+		func(h *wire.Hello) { h.Certificates = [][]byte{{1}} },
+		func(h *wire.Hello) { h.EK = []byte{1} },
+		func(h *wire.Hello) { h.AK = []byte{1} },
+		func(h *wire.Hello) { h.CreationData = []byte{1} },
+		func(h *wire.Hello) { h.CreationAttest = []byte{1} },
+		func(h *wire.Hello) { h.CreationSigning = []byte{1} },
+	} {
+		m := w.mallory(token, sco.NoDeviceKey())
+		m.sendHello(change)
+		m.refused()
+		require.Contains(t, w.events.reason(t), "fields that evidence none does not use")
+	}
+	m := w.mallory(token, sco.SelfSigned())
+	m.sendHello(func(h *wire.Hello) { h.AK = []byte{1} })
+	m.refused()
+	require.Contains(t, w.events.reason(t), "fields that evidence self-signed does not use")
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -32,8 +33,10 @@ type attempt struct {
 	// What the client says; known is true once such a router and node exist.
 	router, assetID string
 	known           bool
-	// proven: the client knows the router's secret and has a valid token.
-	proven bool
+	// proven: the client knows the router's secret and has a valid token, until
+	// expires.
+	proven  bool
+	expires time.Time
 	// accepted: the answer was yes, nothing may be refused any more.
 	accepted bool
 
@@ -203,7 +206,7 @@ func (a *attempt) checkToken(token string) error {
 	case !slices.Contains(claims.AssetIDs, a.assetID):
 		return refuse("the token is not for this asset-id")
 	}
-	a.proven = true
+	a.proven, a.expires = true, claims.ExpiresAt.Time
 	return nil
 }
 
@@ -265,8 +268,11 @@ func (a *attempt) commit(ctx context.Context, group string) error {
 			return nil, a.no("the router's configuration was changed during the attempt")
 		}
 		n := r.Node(a.assetID)
-		if n == nil || n.EndorsementKey != a.node.EndorsementKey {
+		if n == nil || n.EndorsementKey != a.node.EndorsementKey || !maps.Equal(n.PCRs, a.node.PCRs) {
 			return nil, a.no("the router's configuration was changed during the attempt")
+		}
+		if !reg.now().Before(a.expires) {
+			return nil, a.no("the token has expired during the attempt")
 		}
 		b, err := a.bind(r, n)
 		if err != nil {

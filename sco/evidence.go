@@ -24,6 +24,10 @@ type evidenceCheck struct {
 // begin checks what can be checked before the proof.
 func (e *evidenceCheck) begin(a *attempt) error {
 	e.kind = EvidenceKind(a.hello.Kind)
+	if h := a.hello; e.kind == EvidenceNone && len(h.Certificates) != 0 ||
+		e.kind != EvidenceTPM && len(h.EK)+len(h.AK)+len(h.CreationData)+len(h.CreationAttest)+len(h.CreationSigning) != 0 {
+		return a.no("the message has fields that evidence %s does not use", e.kind)
+	}
 	mode := a.config.Mode
 	if mode == ModePSKOnly && e.kind == EvidenceSelfSigned {
 		// A key that is new at every attempt adds nothing to the secret.
