@@ -70,7 +70,7 @@ func TestLoadEnrollmentRejects(t *testing.T) {
 		require.NotErrorIs(t, err, sco.ErrNotOnboarded)
 		require.ErrorContains(t, err, "enrollment.json")
 	}
-	for _, b := range []string{"", "{", string(good) + "{}", strings.Repeat(" ", 2<<20)} {
+	for _, b := range []string{"", "{", string(good) + "{}", string(good) + "}", string(good) + "]", strings.Repeat(" ", 2<<20)} {
 		require.NoError(t, os.WriteFile(path, []byte(b), 0o600))
 		_, err = sco.LoadEnrollment(dir)
 		require.Error(t, err)

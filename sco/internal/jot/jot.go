@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -253,7 +254,14 @@ func verifySignature(compact string, header, signature []byte, pub crypto.Public
 	}
 	d := json.NewDecoder(bytes.NewReader(header))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&h); err != nil || d.More() || !slices.Contains(algs, h.Alg) {
+	err = d.Decode(&h)
+	if err == nil {
+		// Decoder.More would take a closing bracket for the end.
+		if _, end := d.Token(); !errors.Is(end, io.EOF) {
+			err = errors.New("data after the header")
+		}
+	}
+	if err != nil || !slices.Contains(algs, h.Alg) {
 		return errors.New("its header is not one of this conductor's")
 	}
 	signed := compact[:strings.LastIndexByte(compact, '.')]

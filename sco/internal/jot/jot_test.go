@@ -97,6 +97,28 @@ func TestRepeatedClaimsCannotReplaceTheCertificates(t *testing.T) {
 	require.Error(t, err, "the repeated claim is seen")
 }
 
+// A header is one JSON value and nothing after it, signed or not.
+func TestHeaderHasNothingAfterIt(t *testing.T) {
+	key := ec(t, elliptic.P256())
+	cert := certificate(t, key)
+	s, err := Sign(claims(cert), key)
+	require.NoError(t, err)
+	_, body, _ := strings.Cut(s, ".")
+	body, _, _ = strings.Cut(body, ".")
+	b64 := base64.RawURLEncoding.EncodeToString
+	for after, ok := range map[string]bool{"": true, " \n": true, "}": false, "]": false, "{}": false, "x": false} {
+		signed := b64([]byte(`{"alg":"ES256","typ":"JWT"}`+after)) + "." + body
+		sig, err := jwt.SigningMethodES256.Sign(signed, key)
+		require.NoError(t, err)
+		_, err = Parse(signed + "." + b64(sig))
+		if ok {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, "header", "%q", after)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	key := ec(f, elliptic.P256())
 	cert := certificate(f, key)
