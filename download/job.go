@@ -319,15 +319,21 @@ func (j *job) fetch(ctx context.Context, sources []Source, sequenced bool) (offe
 		state = StatePeer
 	}
 	j.set(state, "")
-	r := newRound(j, j.image, m, offers)
-	if err := r.run(ctx); err != nil {
-		// What was verified stays, whatever comes next.
-		if cerr := j.image.Checkpoint(); cerr != nil {
-			return true, cerr
+	for {
+		if err := newRound(j, j.image, m, offers).run(ctx); err != nil {
+			// What was verified stays, whatever comes next.
+			if cerr := j.image.Checkpoint(); cerr != nil {
+				return true, cerr
+			}
+			return true, err
 		}
-		return true, err
+		err := j.image.Finish(ctx)
+		if !errors.Is(err, partial.ErrDamaged) {
+			return true, err
+		}
+		// It happens once at most: what is fetched now was verified here.
+		j.d.cfg.Logger.Warn("bytes are fetched again", "error", err)
 	}
-	return true, j.image.Finish()
 }
 
 // busy reports whether every source that failed to answer asked for patience.

@@ -14,6 +14,11 @@
 // away. A killed process loses less: the hint file says which bytes the page
 // cache still holds, and they are hashed again before they count.
 //
+// A journal of another file (the partial file was removed or cut, or another image
+// was begun under the name) is replaced, durably, before the file grows.
+//
 // The hash of a chunk runs in the goroutine that writes it, so as many chunks
-// are hashed at once as are in flight, and no byte is hashed twice.
+// are hashed at once as are in flight. No byte is hashed twice, with one
+// exception: what an earlier process verified is hashed once more before the
+// image gets its final name. A journal is not a digest, and a reboot lies between.
 package partial

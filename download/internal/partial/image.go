@@ -2,6 +2,7 @@ package partial
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"hash"
@@ -17,6 +18,10 @@ import (
 // ErrLocked says that another process (or another download in this one) owns
 // the partial file.
 var ErrLocked = errors.New("the download belongs to another process")
+
+// ErrDamaged says that chunks which an earlier process had verified are no
+// longer on the disk as they were signed. They are missing again.
+var ErrDamaged = errors.New("the partial file lost verified bytes; they are fetched again")
 
 // SpaceError says that the file system cannot hold the image. It is a local
 // condition: no source is to blame and nothing that was fetched is lost.
@@ -77,6 +82,8 @@ type Image struct {
 	bytes    int64 // of verified chunks
 	durable  int64 // of synced chunks
 	rechecks int   // chunks that were hashed again because of a crash
+	claimed  []int // chunks that only the journal of an earlier process vouches for
+	stale    bool  // the journal on the disk says something else than the truth
 	writeErr error
 }
 
@@ -154,14 +161,25 @@ func (im *Image) load(fresh bool) error {
 	if err != nil {
 		return fmt.Errorf("partial: %w", err)
 	}
+	// A journal may be that of another file: the partial file was removed, cut or
+	// taken for another image. What it claims must be gone from the disk before
+	// the file grows, because its claims would look true then.
+	im.stale = true
+	if !fresh {
+		im.stale = !im.restore(min(info.Size(), size))
+	}
+	if im.stale {
+		// Hints about another file only make chunks bad.
+		if err := im.hint.Truncate(0); err != nil {
+			return fmt.Errorf("partial: %w", localError(im.cfg.Path, err))
+		}
+	}
+	if err := im.Checkpoint(); err != nil {
+		return err
+	}
 	if info.Size() > size {
 		if err := im.f.Truncate(size); err != nil {
 			return fmt.Errorf("partial: %w", err)
-		}
-	}
-	if !fresh {
-		if err := im.restore(min(info.Size(), size)); err != nil {
-			return err
 		}
 	}
 	pass := Passport{Envelope: im.cfg.Manifest.Envelope(), List: im.cfg.List}.encode()
@@ -170,10 +188,7 @@ func (im *Image) load(fresh bool) error {
 			return localError(im.cfg.Path, err)
 		}
 	}
-	if err := reserve(im.f, im.cfg.Path, size); err != nil {
-		return err
-	}
-	return im.Checkpoint()
+	return reserve(im.f, im.cfg.Path, size)
 }
 
 // adopt takes a finished file that has the right bytes.
@@ -200,14 +215,16 @@ func (im *Image) adopt() (bool, error) {
 }
 
 // restore reads journal and hints. Without a journal that fits, every chunk is
-// hashed: bytes that were paid for once are not thrown away.
-func (im *Image) restore(have int64) error {
+// hashed: bytes that were paid for once are not thrown away. It reports whether
+// the journal is of this image and every claim in it was taken over.
+func (im *Image) restore(have int64) bool {
 	m := im.cfg.Manifest
 	j, err := readJournal(im.cfg.Path)
 	if err != nil || j.Identity != m.Identity() || len(j.Chunks) != m.Count() {
 		im.recheck(im.f, im.all())
-		return nil
+		return false
 	}
+	agrees := true
 	hints := im.readHints()
 	var again []candidate
 	for i, claimed := range j.Chunks {
@@ -215,16 +232,18 @@ func (im *Image) restore(have int64) error {
 		switch {
 		case off+n > have:
 			// The file is shorter than its journal: the file is right.
+			agrees = agrees && !claimed
 		case claimed:
 			im.state[i] = synced
 			im.count(i)
 			im.durable += n
+			im.claimed = append(im.claimed, i)
 		case hints[i] > 0:
 			again = append(again, candidate{i, min(int64(hints[i]), n)})
 		}
 	}
 	im.recheck(im.f, again)
-	return nil
+	return agrees
 }
 
 // candidate is a chunk of which the first n bytes may be right.
@@ -318,6 +337,7 @@ func (im *Image) Checkpoint() error {
 		im.mu.Unlock()
 		return nil
 	}
+	stale := im.stale
 	j := Journal{Identity: im.cfg.Manifest.Identity(), Chunks: make([]bool, len(im.state))}
 	var fresh []int
 	for i, s := range im.state {
@@ -327,7 +347,7 @@ func (im *Image) Checkpoint() error {
 		j.Chunks[i] = s >= verified
 	}
 	im.mu.Unlock()
-	if _, err := os.Stat(journalName(im.cfg.Path)); err == nil && len(fresh) == 0 {
+	if _, err := os.Stat(journalName(im.cfg.Path)); err == nil && len(fresh) == 0 && !stale {
 		return nil
 	}
 	if len(fresh) > 0 {
@@ -340,6 +360,7 @@ func (im *Image) Checkpoint() error {
 	}
 	im.mu.Lock()
 	defer im.mu.Unlock()
+	im.stale = false
 	for _, i := range fresh {
 		im.state[i] = synced
 		_, n := im.cfg.Manifest.ChunkRange(i)
@@ -349,13 +370,17 @@ func (im *Image) Checkpoint() error {
 }
 
 // Finish gives the image its final name. Every step can be repeated after a
-// crash. The image must be complete.
-func (im *Image) Finish() error {
+// crash. The image must be complete. What only the journal of an earlier process
+// vouches for is hashed first; on [ErrDamaged] there is more to fetch.
+func (im *Image) Finish(ctx context.Context) error {
 	if !im.Complete() {
 		return fmt.Errorf("partial: %q is not complete", im.cfg.Path)
 	}
 	if im.f == nil {
 		return nil // it had its name already
+	}
+	if err := im.confirm(ctx); err != nil {
+		return err
 	}
 	if err := im.Checkpoint(); err != nil {
 		return err

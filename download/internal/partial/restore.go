@@ -2,8 +2,10 @@ package partial
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"os"
@@ -44,6 +46,59 @@ func (im *Image) recheck(f io.ReaderAt, list []candidate) {
 		})
 	}
 	wg.Wait()
+}
+
+// confirm hashes what was not verified by this process: the last defence against
+// a disk, or an operator, that changed the partial file behind its journal.
+func (im *Image) confirm(ctx context.Context) error {
+	if len(im.claimed) == 0 {
+		return nil
+	}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var bad []int
+	for range min(runtime.GOMAXPROCS(0), len(im.claimed)) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				k := int(next.Add(1)) - 1
+				if k >= len(im.claimed) {
+					return
+				}
+				if ok, _ := im.hashChunk(im.f, im.claimed[k], -1); !ok {
+					mu.Lock()
+					bad = append(bad, im.claimed[k])
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	im.claimed = nil
+	if len(bad) == 0 {
+		return nil
+	}
+	im.mu.Lock()
+	for _, i := range bad {
+		_, n := im.cfg.Manifest.ChunkRange(i)
+		im.state[i] = missing
+		im.lowest = min(im.lowest, i)
+		im.verified--
+		im.bytes -= n
+		im.durable -= n
+	}
+	im.stale = true
+	im.mu.Unlock()
+	for _, i := range bad {
+		im.writeHint(i, 0)
+	}
+	if err := im.Checkpoint(); err != nil {
+		return err
+	}
+	return fmt.Errorf("partial: %q: %d chunks: %w", im.cfg.Path, len(bad), ErrDamaged)
 }
 
 // hashChunk hashes the first n bytes of a chunk, all of it when n is negative.
@@ -152,6 +207,12 @@ func ReadHeld(path string, id Identified) (*Held, error) {
 			h.State = repo.StateDownloading
 		}
 		if j, err := readJournal(path); err == nil && j.Identity == m.Identity() && len(j.Chunks) == m.Count() {
+			info, err := part.Stat()
+			for i := range j.Chunks {
+				// The file may have been cut or begun anew since.
+				off, n := m.ChunkRange(i)
+				j.Chunks[i] = j.Chunks[i] && err == nil && off+n <= info.Size()
+			}
 			h.Have = toRanges(j.Chunks)
 		}
 		return h, nil

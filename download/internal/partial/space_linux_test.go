@@ -36,5 +36,5 @@ func TestDiskSpaceIsCheckedFirst(t *testing.T) {
 	require.NoError(t, filler.Close())
 	require.NoError(t, os.Remove(filler.Name()))
 	fill(im, i.data)
-	require.NoError(t, im.Finish())
+	require.NoError(t, im.Finish(t.Context()))
 }
