@@ -1,6 +1,10 @@
 package pki
 
-import "github.com/mooringlib/mooring/internal/durable"
+import (
+	"context"
+
+	"github.com/mooringlib/mooring/internal/durable"
+)
 
 // SetWriter lets a test stop the Manager's writing.
 func (m *Manager) SetWriter(w durable.Writer) { m.files.Writer = w }
@@ -14,3 +18,10 @@ func (m *Manager) Remembered() (good, refused int) {
 
 // MaxRefused is the bound on remembered refusals.
 const MaxRefused = maxRefused
+
+// LookAtForgotten is the end of a WatchPeer that a ForgetPeer has overtaken.
+func (m *Manager) LookAtForgotten(ctx context.Context, p Peer) error {
+	m.op.Lock()
+	defer m.op.Unlock()
+	return m.lookAtPeer(ctx, &peerState{peer: p, state: StateValid})
+}

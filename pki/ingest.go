@@ -108,6 +108,7 @@ func (m *Manager) ingest(ctx context.Context, name string, text []byte) (evaluat
 	e := m.entry(name)
 	e.stamp, e.read = m.files.Stamp(name), true
 	e.missing, e.problem, e.unsettled = false, nil, ""
+	e.again, e.atStart, e.refused = false, false, nil
 	e.pending = p.Pending != nil && !ev.usesPending
 	e.pair.Store(newPair(ev.leaf, certs, signer))
 	m.replaced(ctx, name, ev.leaf)

@@ -52,10 +52,21 @@ type entry struct {
 	read      bool           // stamp is of files that were read
 	unsettled string         // stamp of files that did not fit each other
 	problem   []verify.Issue // why the files on disk are not in use
+	again     bool           // what was wrong may pass although no file changes
+	atStart   bool           // the problem is as old as this process
+	refused   *candidate     // a pair that fits, but was refused
 	missing   bool           // no certificate on disk
 	pending   bool           // a key waits for its certificate
 	state     State
+	inUse     State // of the pair that TLS uses
 	renew     renewState
+}
+
+// candidate is a pair on disk that is not in use. It is kept open, because
+// opening a key may take a TPM a while.
+type candidate struct {
+	pair *tls.Certificate
+	text []byte
 }
 
 // New checks cfg and returns a Manager. It touches nothing: call Open next.
@@ -172,7 +183,13 @@ func (m *Manager) refresh(ctx context.Context, first bool) error {
 	for _, name := range slices.Compact(names) {
 		e := m.entry(name)
 		if e.read && e.stamp == m.files.Stamp(name) && e.unsettled == "" {
-			continue
+			if e.refused != nil {
+				m.tryAgain(ctx, e)
+				continue
+			}
+			if !e.again {
+				continue
+			}
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -190,13 +207,17 @@ func (m *Manager) reload(ctx context.Context, e *entry, first bool) {
 		e.problem = []verify.Issue{{Class: verify.Malformed, Text: fmt.Sprintf("the files cannot be read: %v", err)}}
 		return
 	}
+	// A key that could not be opened at the start is still loaded, not replaced,
+	// when it opens later.
+	first = first || e.atStart && e.stamp == p.Stamp
 	e.stamp, e.read, e.pending = p.Stamp, true, p.Pending != nil
 	e.missing = p.Cert == nil
+	e.again, e.atStart, e.refused = false, false, nil
 	if e.missing {
 		e.problem, e.unsettled = nil, ""
 		return
 	}
-	pair, issues := m.open(ctx, p.Key, p.Cert)
+	pair, issues, again := m.open(ctx, p.Key, p.Cert)
 	if pair == nil {
 		// Somebody may be half-way through replacing two files by hand: what
 		// is in use stays, and only a second look makes it a problem.
@@ -205,6 +226,7 @@ func (m *Manager) reload(ctx context.Context, e *entry, first bool) {
 			return
 		}
 		e.problem, e.unsettled = issues, ""
+		e.again, e.atStart = again, first
 		return
 	}
 	e.unsettled = ""
@@ -223,11 +245,29 @@ func (m *Manager) reload(ctx context.Context, e *entry, first bool) {
 	ev := m.evaluate(ctx, evaluation{name: e.name, text: p.Cert, current: pair.Leaf.PublicKey})
 	if err := ev.err(); err != nil {
 		e.problem = ev.issues()
+		e.refused = &candidate{pair: pair, text: p.Cert}
 		m.counters.importFailure.Add(1)
 		m.auditIngest(ctx, e.name, ev, false)
 		return
 	}
-	e.problem = nil
+	m.take(ctx, e, pair, ev)
+}
+
+// tryAgain judges a refused pair again: time, trust and what is known of
+// revocation may have changed. A refusal was recorded when it was first made.
+func (m *Manager) tryAgain(ctx context.Context, e *entry) {
+	c := e.refused
+	ev := m.evaluate(ctx, evaluation{name: e.name, text: c.text, current: c.pair.Leaf.PublicKey})
+	if ev.err() != nil {
+		e.problem = ev.issues()
+		return
+	}
+	m.take(ctx, e, c.pair, ev)
+}
+
+// take puts a pair in use that was put in place by hand.
+func (m *Manager) take(ctx context.Context, e *entry, pair *tls.Certificate, ev evaluation) {
+	e.problem, e.refused = nil, nil
 	e.pair.Store(pair)
 	m.counters.importSuccess.Add(1)
 	m.auditIngest(ctx, e.name, ev, true)
@@ -247,24 +287,25 @@ func (m *Manager) replaced(ctx context.Context, name string, leaf *x509.Certific
 }
 
 // open makes a pair of the texts of two files. It returns nil and the reasons
-// when they are not a pair.
-func (m *Manager) open(ctx context.Context, key, cert []byte) (*tls.Certificate, []verify.Issue) {
+// when they are not a pair. again says that the same texts may be one later: a
+// TPM may be busy.
+func (m *Manager) open(ctx context.Context, key, cert []byte) (pair *tls.Certificate, issues []verify.Issue, again bool) {
 	certs, issues := parseCertificates(cert, maxIngestCerts)
 	if len(issues) > 0 {
-		return nil, issues
+		return nil, issues, false
 	}
 	if key == nil {
-		return nil, []verify.Issue{{Class: verify.KeyMismatch, Text: "there is a certificate but no private key"}}
+		return nil, []verify.Issue{{Class: verify.KeyMismatch, Text: "there is a certificate but no private key"}}, false
 	}
 	signer, err := m.cfg.Keys.Open(ctx, key)
 	if err != nil {
-		return nil, []verify.Issue{{Class: verify.KeyMismatch, Text: fmt.Sprintf("the private key cannot be used: %v", err)}}
+		return nil, []verify.Issue{{Class: verify.KeyMismatch, Text: fmt.Sprintf("the private key cannot be used: %v", err)}}, true
 	}
 	leaf := leafFor(certs, signer.Public())
 	if leaf == nil {
-		return nil, []verify.Issue{{Class: verify.KeyMismatch, Text: "certificate and private key on disk do not belong together"}}
+		return nil, []verify.Issue{{Class: verify.KeyMismatch, Text: "certificate and private key on disk do not belong together"}}, false
 	}
-	return newPair(leaf, certs, signer), nil
+	return newPair(leaf, certs, signer), nil, false
 }
 
 // newPair puts the leaf first, as TLS needs it (RFC 8446 section 4.4.2).

@@ -346,6 +346,14 @@ func (m *Manager) lookAtPeer(ctx context.Context, s *peerState) error {
 	leaf := s.peer.Certificates[0]
 	a := m.validate(ctx, question{certs: s.peer.Certificates, trust: s.peer.Trust, usages: eitherRole()}, now)
 	err := verify.Failed(a.issues)
+	m.mu.RLock()
+	watched := m.peers[s.peer.Name] == s
+	m.mu.RUnlock()
+	if !watched {
+		// It was forgotten or replaced while the caller waited for its turn;
+		// nobody would clear an alarm.
+		return err
+	}
 	state := stateOf(a.issues, leaf.NotBefore, leaf.NotAfter, now)
 	text := ""
 	var severity mooring.Severity

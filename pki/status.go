@@ -50,6 +50,10 @@ type Status struct {
 	PendingKey bool `json:"pending_key,omitempty"`
 	// Issues is what is wrong, warnings too.
 	Issues []verify.Issue `json:"issues,omitempty"`
+
+	// inUse is the state of the certificate that TLS uses. It may be valid
+	// while the files on disk are not.
+	inUse State
 }
 
 func describe(name string, c *x509.Certificate) Status {
@@ -153,10 +157,15 @@ func (m *Manager) statusOf(ctx context.Context, e *entry) (Status, bool) {
 		s := Status{Name: e.name, State: StateMissing, PendingKey: e.pending, Issues: e.problem}
 		if pair != nil {
 			s = describe(e.name, pair.Leaf)
+			s.judge(m.validate(ctx, question{certs: pairCertificates(pair), usages: eitherRole()}, now).issues, now)
+			s.inUse = s.State
 			s.State, s.PendingKey, s.Issues = StateMissing, e.pending, e.problem
 		}
 		if !e.missing && verify.Failed(e.problem) != nil {
 			s.State = StateInvalid
+		}
+		if pair == nil {
+			s.inUse = s.State
 		}
 		stamp := m.files.Stamp(e.name)
 		return s, m.configured(e.name) || strings.Trim(stamp, "-;") != ""
@@ -166,6 +175,7 @@ func (m *Manager) statusOf(ctx context.Context, e *entry) (Status, bool) {
 	res := m.validate(ctx, question{certs: pairCertificates(pair), usages: eitherRole()}, now)
 	issues := slices.Clone(res.issues)
 	s.judge(issues, now)
+	s.inUse = s.State
 	if verify.Failed(e.problem) != nil {
 		s.Issues = append(issues, e.problem...)
 		if !s.State.bad() {
@@ -218,12 +228,13 @@ func (m *Manager) sweepOwn(ctx context.Context) {
 			m.mu.Unlock()
 			continue
 		}
-		if s.State == e.state {
-			continue
+		if s.State != e.state {
+			e.state = s.State
+			m.counters.own.count(s.State)
 		}
-		e.state = s.State
-		m.counters.own.count(s.State)
-		if s.State.bad() && m.cfg.Behavior == FailHard && m.cfg.Hooks != nil {
+		was := e.inUse
+		e.inUse = s.inUse
+		if s.inUse.bad() && !was.bad() && m.cfg.Behavior == FailHard && m.cfg.Hooks != nil {
 			m.cfg.Hooks.DropPeering(ctx, Drop{Certificate: e.name, Reason: capped(s.text())})
 		}
 	}
