@@ -43,6 +43,7 @@ func runInit(ctx context.Context, args []string, std stdio) error {
 	f := newFlags("init", `init -dir DIR [-host NAME_OR_IP ...] [-cert F -key F -ca F]
 
 Makes a CA, the conductor's key and certificate, an SSH host key and the store.
+DIR is new, or empty and writable by its owner only.
 Certificate, key and CA certificate of your own are copied into DIR instead when
 all three are given. A run that was cut short is finished by running it again.`, std)
 	dir := f.need("dir", "the `DIR` to make")
@@ -99,20 +100,11 @@ func writeDir(ctx context.Context, w durable.Writer, dir string, id identity) er
 	}
 	begun := filepath.Join(dir, fileBegun)
 	if _, err := os.Stat(begun); errors.Is(err, fs.ErrNotExist) {
-		for _, name := range []string{fileCA, fileCAKey, fileCert, fileKey, fileHostKey, fileRoots, fileStore, fileEvents} {
-			if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
-				return fmt.Errorf("%q has a file %s that is not init's; give a new directory", dir, name)
-			}
-		}
 		if err := w.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		if info, err := os.Stat(dir); err != nil {
+		if err := checkFree(dir); err != nil {
 			return err
-		} else if info.Mode().Perm()&0o077 != 0 {
-			if err := os.Chmod(dir, 0o700); err != nil {
-				return err
-			}
 		}
 		if err := w.WriteFile(begun, nil, 0o600); err != nil {
 			return err
@@ -157,6 +149,29 @@ func writeDir(ctx context.Context, w durable.Writer, dir string, id identity) er
 		return err
 	}
 	return w.Remove(begun)
+}
+
+// checkFree refuses a directory that is somebody else's, or that others may write
+// to. Its mode is not changed: it may be /tmp.
+func checkFree(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Errorf("others may write to %q, its mode is %04o; give a new directory", dir, mode)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		// All that an init that was cut short can leave before fileBegun.
+		if !strings.HasPrefix(e.Name(), ".durable-"+fileBegun+"-") {
+			return fmt.Errorf("%q is not empty, it has %.80q; give a new directory", dir, e.Name())
+		}
+	}
+	return nil
 }
 
 func newHostKey() ([]byte, error) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,12 +19,24 @@ import (
 
 const (
 	// legacyPoll is how long a change of some router's mode takes to open or
-	// close the ports.
-	legacyPoll = time.Second
+	// close the ports, where asking takes little time; see legacyPause.
+	legacyPoll    = time.Second
+	legacyMaxPoll = time.Minute
+	// legacyLog is the least time between two log entries about what the gate
+	// answers, so that strangers can't fill the log.
+	legacyLog = 100 * time.Millisecond
 	// Bounds on a device that uses the legacy way.
 	legacyTimeout     = 5 * time.Second
 	legacyConnections = 64
+	legacyPerSource   = 8
 	legacyMaxLine     = 256
+)
+
+// What a device reads. Why it was refused stands in the log only: whoever may
+// connect could otherwise ask which asset-ids there are, and in which mode.
+const (
+	legacyYes = "allowed\n"
+	legacyNo  = "refused\n"
 )
 
 // parseLegacy reads ports and addresses.
@@ -56,6 +69,72 @@ type legacyGate struct {
 	registry  *sco.Registry
 	addresses []string
 	log       *slog.Logger
+
+	mu         sync.Mutex
+	guests     map[netip.Prefix]int
+	total      int
+	logged     time.Time
+	suppressed int
+}
+
+// legacyPause is the time until the gate is asked again, when asking has taken
+// took: reading a large store must not be all that this program does.
+func legacyPause(took time.Duration) time.Duration {
+	return min(max(legacyPoll, 50*took), legacyMaxPoll)
+}
+
+// enter takes a slot for a connection and leave gives it back. What one party
+// controls at least, an IPv4 address or an IPv6 /64, can't take them all.
+func (g *legacyGate) enter(a net.Addr) (leave func(), ok bool) {
+	p := sourceOf(a)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.total >= legacyConnections || g.guests[p] >= legacyPerSource {
+		return nil, false
+	}
+	if g.guests == nil {
+		g.guests = make(map[netip.Prefix]int)
+	}
+	g.guests[p]++
+	g.total++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.total--
+		if g.guests[p]--; g.guests[p] == 0 {
+			delete(g.guests, p)
+		}
+	}, true
+}
+
+func sourceOf(a net.Addr) netip.Prefix {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	ip, _ := netip.AddrFromSlice(t.IP)
+	ip = ip.Unmap()
+	bits := ip.BitLen()
+	if ip.Is6() {
+		bits = 64
+	}
+	p, err := ip.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// logDue says whether something may be logged now, and how much was not.
+func (g *legacyGate) logDue(now time.Time) (suppressed int, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if d := now.Sub(g.logged); d >= 0 && d < legacyLog {
+		g.suppressed++
+		return 0, false
+	}
+	suppressed, g.suppressed, g.logged = g.suppressed, 0, now
+	return suppressed, true
 }
 
 func (g *legacyGate) run(ctx context.Context) error {
@@ -65,10 +144,10 @@ func (g *legacyGate) run(ctx context.Context) error {
 			closePorts()
 		}
 	}()
-	tick := time.NewTicker(legacyPoll)
-	defer tick.Stop()
 	for {
+		began := time.Now()
 		open, err := g.registry.LegacyPorts(ctx)
+		pause := legacyPause(time.Since(began))
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -89,7 +168,7 @@ func (g *legacyGate) run(ctx context.Context) error {
 			g.log.InfoContext(ctx, "legacy ports closed: no router's mode is disabled")
 		}
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -103,7 +182,6 @@ func (g *legacyGate) open(ctx context.Context) (closePorts func(), err error) {
 		cancel()
 		wg.Wait()
 	}
-	slots := make(chan struct{}, legacyConnections)
 	for _, address := range g.addresses {
 		ln, err := listenOn(ctx, address)
 		if err != nil {
@@ -112,12 +190,12 @@ func (g *legacyGate) open(ctx context.Context) (closePorts func(), err error) {
 		}
 		g.log.InfoContext(ctx, "listening", "port", "legacy", "address", ln.Addr().String())
 		context.AfterFunc(ctx, func() { _ = ln.Close() })
-		wg.Go(func() { g.accept(ctx, ln, slots) })
+		wg.Go(func() { g.accept(ctx, ln) })
 	}
 	return closePorts, nil
 }
 
-func (g *legacyGate) accept(ctx context.Context, ln net.Listener, slots chan struct{}) {
+func (g *legacyGate) accept(ctx context.Context, ln net.Listener) {
 	var conns sync.WaitGroup
 	defer conns.Wait()
 	for {
@@ -135,17 +213,17 @@ func (g *legacyGate) accept(ctx context.Context, ln net.Listener, slots chan str
 			}
 			continue
 		}
-		select {
-		case slots <- struct{}{}:
-			conns.Go(func() {
-				defer func() { <-slots }()
-				defer c.Close()
-				defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-				g.answer(ctx, c)
-			})
-		default:
+		leave, ok := g.enter(c.RemoteAddr())
+		if !ok {
 			_ = c.Close()
+			continue
 		}
+		conns.Go(func() {
+			defer leave()
+			defer c.Close()
+			defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+			g.answer(ctx, c)
+		})
 	}
 }
 
@@ -158,14 +236,19 @@ func (g *legacyGate) answer(ctx context.Context, c net.Conn) {
 	}
 	assetID := strings.TrimSpace(line)
 	allowed, reason, err := g.registry.LegacyAllowed(ctx, assetID)
-	switch {
-	case err != nil:
-		g.log.ErrorContext(ctx, "asking the legacy gate failed", "error", err)
-		_, _ = io.WriteString(c, "refused: the conductor can't tell at the moment\n")
-	case allowed:
-		_, _ = io.WriteString(c, "allowed\n")
-	default:
-		g.log.WarnContext(ctx, "legacy onboarding refused", "remote", c.RemoteAddr().String(), "asset-id", fmt.Sprintf("%.140q", assetID), "reason", reason)
-		_, _ = io.WriteString(c, "refused: "+reason+"\n")
+	if err == nil && allowed {
+		_, _ = io.WriteString(c, legacyYes)
+		return
 	}
+	_, _ = io.WriteString(c, legacyNo)
+	suppressed, ok := g.logDue(time.Now())
+	if !ok {
+		return
+	}
+	log := g.log.With("remote", c.RemoteAddr().String(), "asset-id", fmt.Sprintf("%.140q", assetID), "suppressed", suppressed)
+	if err != nil {
+		log.ErrorContext(ctx, "asking the legacy gate failed", "error", err)
+		return
+	}
+	log.WarnContext(ctx, "legacy onboarding refused", "reason", reason)
 }

@@ -37,7 +37,9 @@ DIR holds everything, readable by its owner only:
   routers.db          the routers (SQLite), with their secrets
   events.jsonl        the audit record, one JSON object a line
 
-Certificates, keys and roots are read again when their files change.
+Certificates, server.key and roots are read again when their files change. A
+changed ssh_host_key needs a restart of "conductor serve", and routers pin the
+old one until they are onboarded again.
 `
 
 // exitError ends the program with a code of its own.

@@ -27,11 +27,13 @@ func runServe(ctx context.Context, args []string, std stdio) error {
 
 Serves the onboarding port and the SSH port until it is interrupted (SIGINT,
 SIGTERM). It logs on standard error on which addresses it listens. What other
-conductor commands change, and certificates that change, take effect at once.
+conductor commands change, and certificates that change, take effect at once; a
+changed ssh_host_key needs a restart.
 
 The legacy ports are opened only while some router's mode is disabled. This
 program has no legacy onboarding behind them: a device sends its asset-id in one
-line and gets "allowed" or "refused" and the reason.`, std)
+line and gets "allowed" or "refused". Why it was refused is logged, and told by
+"conductor legacy".`, std)
 	dir := f.dir()
 	onboarding := f.String("onboarding", ":933", "`ADDRESS` of the onboarding port")
 	sshAddr := f.String("ssh", ":930", "`ADDRESS` of the SSH port")
@@ -56,7 +58,22 @@ line and gets "allowed" or "refused" and the reason.`, std)
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.serve(ctx, serveConfig{*onboarding, *sshAddr, legacyAddrs, policy, log}), s.Close())
+	return errors.Join(s.serve(ctx, serveConfig{*onboarding, *sshAddr, legacyAddrs, policy, len(dial) == 0, len(listen) == 0, log}), s.Close())
+}
+
+// warnDefaults says that every router may use this machine's own services. The
+// defaults are there for trying forwards out.
+func warnDefaults(ctx context.Context, log *slog.Logger, dial, listen bool) {
+	var attrs []any
+	if dial {
+		attrs = append(attrs, "-allow-dial", strings.Join(defaultDial, " "))
+	}
+	if listen {
+		attrs = append(attrs, "-allow-listen", strings.Join(defaultListen, " "))
+	}
+	if len(attrs) > 0 {
+		log.WarnContext(ctx, "every onboarded router may use these addresses of this machine by default; give the flags with what you need, or none", attrs...)
+	}
 }
 
 func parsePolicy(dial, listen list) (tunnel.Policy, error) {
@@ -88,7 +105,9 @@ type serveConfig struct {
 	onboarding, ssh string
 	legacy          []string
 	policy          tunnel.Policy
-	log             *slog.Logger
+	// dialDefault and listenDefault say which of the policy are the defaults.
+	dialDefault, listenDefault bool
+	log                        *slog.Logger
 }
 
 // serve runs all ports until ctx ends, which is not an error.
@@ -97,7 +116,7 @@ func (s *state) serve(ctx context.Context, cfg serveConfig) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.settings.get(ctx); err != nil {
+	if err := s.settings.complete(ctx); err != nil {
 		return err
 	}
 	links := &links{registry: s.registry, log: cfg.log}
@@ -122,12 +141,15 @@ func (s *state) serve(ctx context.Context, cfg serveConfig) error {
 		return fmt.Errorf("-onboarding: %w", err)
 	}
 	defer onboardLn.Close()
+	var sshPort uint16
 	if a, ok := sshLn.Addr().(*net.TCPAddr); ok {
-		s.settings.setSSHPort(uint16(a.Port))
+		sshPort = uint16(a.Port)
 	}
+	s.settings.setSSH(sshPort, host.PublicKey())
 	if err := s.registry.ResetLinks(ctx); err != nil {
 		return err
 	}
+	warnDefaults(ctx, cfg.log, cfg.dialDefault, cfg.listenDefault)
 	cfg.log.InfoContext(ctx, "listening", "port", "onboarding", "address", onboardLn.Addr().String())
 	cfg.log.InfoContext(ctx, "listening", "port", "ssh", "address", sshLn.Addr().String())
 

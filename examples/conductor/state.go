@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -110,7 +111,9 @@ type settings struct {
 	mu      sync.Mutex
 	seen    string
 	current *sco.Settings
+	// sshPort and hostKey are those of the running SSH server.
 	sshPort uint16
+	hostKey ssh.PublicKey
 }
 
 // get is a [sco.SettingsFunc].
@@ -133,36 +136,65 @@ func (s *settings) get(context.Context) (*sco.Settings, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.hostKey != nil {
+		fresh.SSHHostKeys = []ssh.PublicKey{s.hostKey}
+	}
 	fresh.SSHPort = s.sshPort
 	s.current, s.seen = fresh, seen
 	return fresh, nil
 }
 
-// setSSHPort is called once, before the onboarding port is served.
-func (s *settings) setSSHPort(port uint16) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sshPort, s.current = port, nil
+// complete says which files are missing.
+func (s *settings) complete(ctx context.Context) error {
+	set, err := s.get(ctx)
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for _, x := range []struct {
+		name string
+		gone bool
+	}{{fileCA, set.CA == nil}, {fileCert, set.Certificate == nil}, {fileKey, set.Key == nil}} {
+		if x.gone {
+			missing = append(missing, x.name)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%q lacks %s; put the files back, or run \"conductor init\" with a new directory", s.dir, strings.Join(missing, ", "))
+	}
+	return nil
 }
 
+// setSSH is called once, before the onboarding port is served: routers must be
+// told of the key that the SSH server has, not of one that has come into its file
+// since. port is 0 when it is not known.
+func (s *settings) setSSH(port uint16, hostKey ssh.PublicKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sshPort, s.hostKey, s.current = port, hostKey, nil
+}
+
+// readSettings leaves out what has no file: the library then names all that is
+// missing, in one error.
 func readSettings(dir string) (*sco.Settings, error) {
-	cert, err := readCertificate(filepath.Join(dir, fileCert))
-	if err != nil {
+	var s sco.Settings
+	var err error
+	missing := func() bool { return errors.Is(err, fs.ErrNotExist) }
+	if s.Certificate, err = readCertificate(filepath.Join(dir, fileCert)); err != nil && !missing() {
 		return nil, err
 	}
-	ca, err := readCertificate(filepath.Join(dir, fileCA))
-	if err != nil {
+	if s.CA, err = readCertificate(filepath.Join(dir, fileCA)); err != nil && !missing() {
 		return nil, err
 	}
-	key, err := readKey(filepath.Join(dir, fileKey))
-	if err != nil {
+	if s.Key, err = readKey(filepath.Join(dir, fileKey)); err != nil && !missing() {
 		return nil, err
 	}
 	host, err := readHostKey(dir)
-	if err != nil {
+	if err == nil {
+		s.SSHHostKeys = []ssh.PublicKey{host.PublicKey()}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	s := &sco.Settings{Certificate: cert, CA: ca, Key: key, SSHHostKeys: []ssh.PublicKey{host.PublicKey()}}
 	roots, err := readCertificates(filepath.Join(dir, fileRoots))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -174,7 +206,7 @@ func readSettings(dir string) (*sco.Settings, error) {
 			s.DeviceIDRoots.AddCert(c)
 		}
 	}
-	return s, nil
+	return &s, nil
 }
 
 func readHostKey(dir string) (ssh.Signer, error) {

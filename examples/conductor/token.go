@@ -79,7 +79,7 @@ onboarding-config.json instead.`, std)
 // certificateAddresses are the names that init was given. There may be none.
 func (s *state) certificateAddresses(ctx context.Context) []string {
 	set, err := s.settings.get(ctx)
-	if err != nil {
+	if err != nil || set.Certificate == nil {
 		// IssueToken says what is wrong with the settings.
 		return nil
 	}
