@@ -8,6 +8,54 @@ import (
 	"crypto/subtle"
 )
 
+// openAny decrypts the content with one of the keys, and says with which. The choice is made from the content alone, so it
+// is the same whether a key that does not fit came out of a block in order or stands for one that is not. The tag decides
+// with AES-GCM. With AES-CBC the longest padding does: one in 256 wrong keys gives a padding of one byte, and hardly any
+// gives more.
+func (e *envelope) openAny(keys [][]byte, own bool) (content []byte, used int, err error) {
+	switch {
+	case len(keys) == 1:
+	case e.alg.gcm:
+		return e.tryGCM(keys)
+	default:
+		longest := 0
+		for i, cek := range keys {
+			if pad := e.padding(cek); pad > longest {
+				longest, used = pad, i
+			}
+		}
+	}
+	content, err = e.open(keys[used], own)
+	return content, used, err
+}
+
+// tryGCM tries the keys on a copy of the content, since one that does not fit clears it.
+func (e *envelope) tryGCM(keys [][]byte) (content []byte, used int, err error) {
+	try := *e
+	try.ciphertext = make([]byte, len(e.ciphertext), len(e.ciphertext)+len(e.mac))
+	for i, cek := range keys {
+		copy(try.ciphertext, e.ciphertext)
+		if content, err = try.open(cek, true); err == nil {
+			return content, i, nil
+		}
+	}
+	return nil, 0, err
+}
+
+// padding gives the length of the padding that a key finds in the last block, 0 when there is none. The lengths are
+// those that check has looked at.
+func (e *envelope) padding(cek []byte) int {
+	last := *e
+	if n := len(e.ciphertext) - aes.BlockSize; n > 0 {
+		last.alg.iv, last.ciphertext = e.ciphertext[n-aes.BlockSize:n], e.ciphertext[n:]
+	}
+	content, err := last.open(cek, false)
+	if err != nil {
+		return 0
+	}
+	return aes.BlockSize - len(content)
+}
+
 // open decrypts the content. own says that the ciphertext may be overwritten by the plain text. Every failure is
 // ErrDecrypt, and comes after the whole content was worked through.
 func (e *envelope) open(cek []byte, own bool) ([]byte, error) {

@@ -147,12 +147,12 @@ func (d *Decrypter) decrypt(buf []byte, own bool) (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	cek, err := d.contentKey(candidates, e.alg.keyLen)
+	keys, err := d.contentKeys(candidates, e.alg.keyLen)
 	if err != nil {
 		return nil, err
 	}
-	defer clear(cek)
-	content, err := e.open(cek, own)
+	defer clearKeys(keys)
+	content, used, err := e.openAny(keys, own)
 	if err != nil {
 		return nil, err
 	}
@@ -160,15 +160,15 @@ func (d *Decrypter) decrypt(buf []byte, own bool) (*Message, error) {
 		Content:       content,
 		Authenticated: e.mac != nil,
 		Cipher:        e.alg.name,
-		KeyManagement: d.keyManagement(candidates),
+		KeyManagement: d.keyManagement(candidates[used]),
 	}, nil
 }
 
-func (d *Decrypter) keyManagement(candidates []recipient) string {
+func (d *Decrypter) keyManagement(used recipient) string {
 	if d.ecKey != nil {
 		return "ECDH " + curveName(d.ecKey.Curve())
 	}
-	return candidates[0].name
+	return used.name
 }
 
 // candidates chooses the recipients that are tried: those that name one of the certificates or the public key, or else

@@ -22,6 +22,19 @@ func Wrapped(der []byte) ([][]byte, error) {
 	return out, nil
 }
 
+// ContentKeys gives the content keys that a Decrypter gets out of a message, or makes up.
+func ContentKeys(d *Decrypter, der []byte) ([][]byte, error) {
+	e, err := parseEnvelope(der, false)
+	if err != nil {
+		return nil, err
+	}
+	candidates, err := d.candidates(e.recipients)
+	if err != nil {
+		return nil, err
+	}
+	return d.contentKeys(candidates, e.alg.keyLen)
+}
+
 // ToDER rewrites one BER element.
 func ToDER(ber []byte) ([]byte, error) {
 	r := &berReader{buf: ber}

@@ -8,6 +8,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"math/big"
@@ -139,6 +140,98 @@ func TestNoPaddingOracle(t *testing.T) {
 	}
 }
 
+// TestNoPaddingOracleAmongRecipients puts a recipient of the attacker's own, which is in order, beside a block that he asks
+// about. The message opens whatever the block is, before or after it, named or not. When the last block in order gave the
+// key, it would not whenever the block is in order.
+func TestNoPaddingOracleAmongRecipients(t *testing.T) {
+	id := identities(t)[0]
+	key := id.key.(*rsa.PrivateKey)
+	size := key.Size()
+	content := bytes.Repeat([]byte("own configuration\n"), 800) // a multiple of 16: no wrong key finds such a padding
+	require.Zero(t, len(content)%16)
+	cbc, err := cms.Encrypt(content, cms.EncryptConfig{Recipients: certs(id), Cipher: cms.AES256CBC})
+	require.NoError(t, err)
+	gcm, err := cms.Encrypt(content, cms.EncryptConfig{Recipients: certs(id)})
+	require.NoError(t, err)
+	// The recipient that CBC messages have, with any block.
+	transport := func(wrapped []byte) []byte {
+		return parts(t, replaceKey(t, cbc, wrapped)).recipients
+	}
+	conforming := func() []byte {
+		em := bytes.Repeat([]byte{0x77}, size)
+		em[0], em[1], em[size-33] = 0, 2, 0
+		return em
+	}
+	bad := conforming()
+	bad[1] = 1
+	probes := map[string][]byte{"in order": rawEncrypt(&key.PublicKey, conforming()), "not in order": rawEncrypt(&key.PublicKey, bad)}
+	for name, der := range map[string][]byte{"CBC": cbc, "GCM": gcm} {
+		wrapped, err := cms.Wrapped(der)
+		require.NoError(t, err)
+		good := wrapped[0]
+		if name == "GCM" {
+			cek, err := rsa.DecryptOAEP(sha256.New(), nil, key, good, nil)
+			require.NoError(t, err)
+			good, err = rsa.EncryptPKCS1v15(rand.Reader, &key.PublicKey, cek)
+			require.NoError(t, err)
+		}
+		hw, sw := &hardware{PrivateKey: key}, &counting{PrivateKey: key}
+		for _, d := range []*cms.Decrypter{newDecrypter(t, hw, id), newDecrypter(t, sw, id), newDecrypter(t, hw), newDecrypter(t, sw)} {
+			for probe, block := range probes {
+				for _, order := range [][][]byte{{good, block}, {block, good}, {block, good, block}} {
+					m := parts(t, der)
+					m.recipients = nil
+					for _, w := range order {
+						m.recipients = append(m.recipients, transport(w)...)
+					}
+					data := m.der()
+					before := bytes.Clone(data)
+					hw.uses, sw.uses = 0, 0
+					got, err := d.DecryptBytes(data)
+					require.NoError(t, err, "%s, probe %s", name, probe)
+					require.Equal(t, content, got.Content, "%s, probe %s", name, probe)
+					require.Equal(t, "RSAES-PKCS1-v1_5", got.KeyManagement)
+					require.Equal(t, len(order), hw.uses+sw.uses)
+					require.Equal(t, before, data)
+					got, err = d.Decrypt(bytes.NewReader(cms.EncodePEM(data)))
+					require.NoError(t, err)
+					require.Equal(t, content, got.Content)
+				}
+				m := parts(t, der)
+				m.recipients = slices.Concat(transport(block), transport(block))
+				if name == "GCM" {
+					_, err := d.DecryptBytes(m.der())
+					require.Same(t, cms.ErrDecrypt, err)
+				}
+			}
+		}
+	}
+}
+
+// TestRejectedKeyLeadingZeros sends a block that is not in order with its leading zero and without. A block in order gives
+// one key for both, so one that is not has to do so, too.
+func TestRejectedKeyLeadingZeros(t *testing.T) {
+	id := identities(t)[0]
+	size := id.key.(*rsa.PrivateKey).Size()
+	der, err := cms.Encrypt(unixConfig, cms.EncryptConfig{Recipients: certs(id), Cipher: cms.AES256CBC})
+	require.NoError(t, err)
+	block := append([]byte{0}, bytes.Repeat([]byte{9}, size-1)...)
+	whole := replaceKey(t, der, block)
+	m := parts(t, whole)
+	_, body, _ := split(t, m.recipients)
+	body = bytes.TrimSuffix(body, tlv(4, block))
+	m.recipients = tlv(0x30, body, tlv(4, block[1:]))
+	d := newDecrypter(t, id.key, id)
+	want, err := cms.ContentKeys(d, whole)
+	require.NoError(t, err)
+	got, err := cms.ContentKeys(d, m.der())
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	other, err := cms.ContentKeys(newDecrypter(t, id.key, id), whole)
+	require.NoError(t, err)
+	require.NotEqual(t, want, other, "the key is a secret one")
+}
+
 // TestOracleTime compares the time of a bad encrypted key with that of bad content: when the content were skipped after
 // a bad key, the former would take a small part of the latter.
 func TestOracleTime(t *testing.T) {
@@ -209,6 +302,7 @@ func TestKeyUnavailable(t *testing.T) {
 // TestTryAll decrypts with a key whose certificate is unknown and that stands at any place among others.
 func TestTryAll(t *testing.T) {
 	me := identities(t)[0]
+	content := bytes.Repeat([]byte("hostname SN1 up\n"), 3) // a multiple of 16: no wrong key finds such a padding
 	for _, cipher := range []cms.Cipher{cms.AES256CBC, cms.AES256GCM} {
 		for place := range 4 {
 			list := make([]identity, 0, 4)
@@ -223,12 +317,12 @@ func TestTryAll(t *testing.T) {
 				require.NoError(t, err)
 				list = append(list, identity{"other", key, cert})
 			}
-			der, err := cms.Encrypt(unixConfig, cms.EncryptConfig{Recipients: certs(list...), Cipher: cipher})
+			der, err := cms.Encrypt(content, cms.EncryptConfig{Recipients: certs(list...), Cipher: cipher})
 			require.NoError(t, err)
 			k := &counting{PrivateKey: me.key.(*rsa.PrivateKey)}
 			m, err := newDecrypter(t, k).DecryptBytes(der)
 			require.NoError(t, err)
-			require.Equal(t, unixConfig, m.Content)
+			require.Equal(t, content, m.Content)
 			require.Equal(t, 4, k.uses, "every recipient is tried, whichever fits")
 			k.uses = 0
 			_, err = newDecrypter(t, k, me).DecryptBytes(der)

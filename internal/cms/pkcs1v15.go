@@ -9,7 +9,7 @@ import (
 )
 
 // PKCS #1 v1.5 encryption is deprecated, and rightly so. It is what the commands that RFC 8886 shows write, and what
-// devices that follow it to the letter read, so it stays, in this file, with the defences that contentKey describes.
+// devices that follow it to the letter read, so it stays, in this file, with the defences that contentKeys describes.
 
 // encryptPKCS1v15 encrypts a content key for a device that reads nothing newer.
 func encryptPKCS1v15(pub *rsa.PublicKey, cek []byte) ([]byte, error) {

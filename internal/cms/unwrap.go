@@ -1,12 +1,12 @@
 package cms
 
 import (
+	"bytes"
 	"crypto/ecdh"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 )
@@ -24,33 +24,41 @@ func curveName(c ecdh.Curve) string {
 	return ""
 }
 
-// contentKey uses the private key once for every candidate and gives the content key. It does the same work whether a
-// candidate is in order or not, and gives a key in any case: when all candidates fail, one that the sender cannot know.
-// The only error is ErrKeyUnavailable.
-func (d *Decrypter) contentKey(candidates []recipient, keyLen int) ([]byte, error) {
-	cek := d.rejectedKey(candidates[0], keyLen)
+// contentKeys uses the private key once for every candidate and gives a content key for each: that of the candidate, or
+// one that the sender cannot know when the candidate is not in order. Which of the two it is does not leave this function,
+// and no candidate's key takes the place of another's: when a good key gave way to that of the next candidate only if that
+// one is in order as well, a sender who adds his own recipient to a block would learn whether the block is in order. The
+// only error is ErrKeyUnavailable.
+func (d *Decrypter) contentKeys(candidates []recipient, keyLen int) ([][]byte, error) {
+	keys := make([][]byte, 0, len(candidates))
 	for _, r := range candidates {
 		rejected := d.rejectedKey(r, keyLen)
 		key, err := d.unwrap(r, rejected)
 		if unavailable(err) {
+			clearKeys(keys)
 			return nil, fmt.Errorf("%w: %w", ErrKeyUnavailable, err)
 		}
 		if err != nil || len(key) != keyLen {
 			key = rejected
 		}
-		// A key that differs from the rejected one came out of the message.
-		ok := 1 ^ subtle.ConstantTimeCompare(key, rejected)
-		subtle.ConstantTimeCopy(ok, cek, key)
+		keys = append(keys, key)
 	}
-	return cek, nil
+	return keys, nil
+}
+
+func clearKeys(keys [][]byte) {
+	for _, k := range keys {
+		clear(k)
+	}
 }
 
 // rejectedKey is the content key that stands for an encrypted key which is not in order. It is a function of that
 // encrypted key and of a secret, so that asking twice gives the same answer, as it would with a good one; a fresh
-// random key would tell them apart whenever it happens to give valid CBC padding.
+// random key would tell them apart whenever it happens to give valid CBC padding. Leading zeros do not count, since they
+// do not count for a good one either.
 func (d *Decrypter) rejectedKey(r recipient, keyLen int) []byte {
 	mac := hmac.New(sha256.New, d.secret[:])
-	mac.Write(r.wrapped)
+	mac.Write(bytes.TrimLeft(r.wrapped, "\x00"))
 	return mac.Sum(nil)[:keyLen]
 }
 
