@@ -149,13 +149,23 @@ type Load struct {
 
 // Load installs a file on a running device, by the same rules as one that was
 // fetched (RFC 8886 section 5.3). Nothing is done, and nil returned, when the
-// very same configuration is in force already.
+// very same configuration is in force already. A part needs a whole one to be
+// added to, see [ErrNoWhole].
 func (d *Device) Load(ctx context.Context, file []byte, l Load) error {
 	unlock, s, err := d.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if l.Part {
+		current, err := d.cfg.Installer.Current(ctx)
+		if err != nil {
+			return fmt.Errorf("autoinstall: ask for the present configuration: %w", err)
+		}
+		if current == "" {
+			return &RefusedError{Source: l.Source, Err: ErrNoWhole}
+		}
+	}
 	err = d.install(ctx, file, l, s)
 	if errors.Is(err, ErrRefused) {
 		d.alarmRefused(ctx, err)
@@ -175,7 +185,7 @@ func (d *Device) Reset(ctx context.Context) error {
 	if err := d.cfg.Installer.Remove(ctx); err != nil {
 		return fmt.Errorf("autoinstall: remove the configuration: %w", err)
 	}
-	s.Installed, s.Part, s.Intent = nil, nil, nil
+	s.Installed, s.Part, s.Intent, s.Uncertain = nil, nil, nil, false
 	if err := d.saveState(s); err != nil {
 		return err
 	}
@@ -213,12 +223,20 @@ func (d *Device) recover(ctx context.Context) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("autoinstall: ask for the present configuration: %w", err)
 	}
-	if !s.Intent.Part && current == s.Intent.Digest {
+	parts := s.Part != nil || s.Uncertain
+	switch {
+	case !s.Intent.Part && current == s.Intent.Digest:
 		d.cfg.Logger.Info("an interrupted installation has come into force", slog.String("digest", current))
 		s.commit()
-	} else {
+		// It may be the one that was in force before, with parts.
+		s.Uncertain = parts
+	case s.Intent.Part:
+		d.cfg.Logger.Info("an interrupted part may be in force", slog.String("digest", s.Intent.Digest))
+		s.raise(s.Intent)
+		s.Intent, s.Uncertain = nil, true
+	default:
 		d.cfg.Logger.Info("an interrupted installation has not come into force", slog.String("digest", s.Intent.Digest))
-		s.Intent = nil
+		s.Intent, s.Uncertain = nil, parts
 	}
 	return s, d.saveState(s)
 }
@@ -268,20 +286,17 @@ func (d *Device) install(ctx context.Context, file []byte, l Load, s *state) err
 
 // repeated says whether c is what is in force already.
 func (d *Device) repeated(ctx context.Context, c *Configuration, s *state) (bool, error) {
-	if c.Part {
-		return s.Part != nil && s.Part.Digest == c.Digest, nil
-	}
 	current, err := d.cfg.Installer.Current(ctx)
 	if err != nil {
 		return false, fmt.Errorf("autoinstall: ask for the present configuration: %w", err)
 	}
-	return current == c.Digest && s.Part == nil, nil
-}
-
-// last is the newest installation.
-func (s *state) last() *record {
-	if s.Part != nil {
-		return s.Part
+	switch {
+	case s.Uncertain:
+		return false, nil
+	case c.Part:
+		// A part belongs to the whole one that it was loaded on.
+		return s.Part != nil && s.Part.Digest == c.Digest && s.Installed != nil && s.Installed.Digest == current, nil
+	default:
+		return current == c.Digest && s.Part == nil, nil
 	}
-	return s.Installed
 }

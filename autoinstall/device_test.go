@@ -358,7 +358,7 @@ func TestPartsAndReinstall(t *testing.T) {
 	require.NoError(t, d.Load(t.Context(), []byte("part"), autoinstall.Load{Part: true}))
 	require.NoError(t, d.Load(t.Context(), []byte("part"), autoinstall.Load{Part: true}))
 	require.Equal(t, 2, b.installer.installs)
-	parts, err := filepath.Glob(b.path + ".d/*.cfg")
+	parts, err := autoinstall.NewFileInstaller(b.path).Parts(t.Context())
 	require.NoError(t, err)
 	require.Len(t, parts, 1)
 	st, err := d.Status(t.Context())
@@ -366,7 +366,7 @@ func TestPartsAndReinstall(t *testing.T) {
 	require.True(t, st.Part.Part)
 	require.NoError(t, d.Load(t.Context(), []byte("whole"), autoinstall.Load{}))
 	require.Equal(t, 3, b.installer.installs, "the whole takes the part's place")
-	parts, err = filepath.Glob(b.path + ".d/*.cfg")
+	parts, err = autoinstall.NewFileInstaller(b.path).Parts(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, parts)
 }

@@ -31,6 +31,8 @@ var (
 	ErrRollback = errors.New("the configuration is older than the one installed")
 	// ErrInsane: the Sane hook said no.
 	ErrInsane = errors.New("the configuration does not pass the sanity check")
+	// ErrNoWhole: the file is a part, and there is nothing to add it to.
+	ErrNoWhole = errors.New("it is a part, and no whole configuration is in force that it could be added to")
 	// ErrTooLarge: the file is larger than Config.MaxSize.
 	ErrTooLarge = errors.New("the file is too large")
 

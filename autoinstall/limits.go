@@ -7,8 +7,9 @@ const (
 	DefaultMaxSize = 16 << 20
 
 	maxURL       = 2048
-	maxSources   = 16  // looked at in one attempt
-	maxResolvers = 4   // name servers taken from a Location
+	maxSources   = 16 // looked at in one attempt
+	maxResolvers = 4  // name servers taken from a Location
+	maxParts     = 1000
 	maxReason    = 400 // of an error's text that Status keeps
 	maxRedirects = 3
 	maxStateSize = 64 << 10

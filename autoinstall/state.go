@@ -27,6 +27,10 @@ type state struct {
 	CounterDigest string `json:"counter_digest,omitempty"`
 	// Intent is written before the Installer is called and removed after it.
 	Intent *record `json:"intent,omitempty"`
+	// Uncertain says that an installation was cut off and nobody can tell
+	// which parts are in force: nothing counts as repeated until the next one
+	// has succeeded.
+	Uncertain bool `json:"uncertain,omitempty"`
 	// Installed is the whole configuration that we installed last.
 	Installed *record `json:"installed,omitempty"`
 	// Part is the part that was installed last, if that came after Installed.
@@ -99,13 +103,26 @@ func readJSON(path string, v any) error {
 // commit records that the intent has come into force.
 func (s *state) commit() {
 	r := s.Intent
-	s.Intent = nil
+	s.Intent, s.Uncertain = nil, false
 	if r.Part {
 		s.Part = r
 	} else {
 		s.Installed, s.Part = r, nil
 	}
+	s.raise(r)
+}
+
+// raise keeps the counter of what is, or may be, in force.
+func (s *state) raise(r *record) {
 	if r.Counter > 0 {
 		s.Counter, s.CounterDigest = r.Counter, r.Digest
 	}
+}
+
+// last is the newest installation.
+func (s *state) last() *record {
+	if s.Part != nil {
+		return s.Part
+	}
+	return s.Installed
 }
