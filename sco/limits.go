@@ -45,6 +45,10 @@ const (
 	// that a stolen token does not fill the conductor with proven clients.
 	maxAttempts = 8
 
+	// maxRecordDelay is how late a connection may be recorded and still be
+	// known as older than one that was recorded before it.
+	maxRecordDelay = time.Minute
+
 	// refuseDelay is the least time from a connection's start to a refusal.
 	refuseDelay = 100 * time.Millisecond
 

@@ -216,6 +216,21 @@ type Peer struct {
 	Router, Node, AssetID string
 	// State is the node's state when it was looked up.
 	State State
+	// SSHKey is the fingerprint of the key that identified the peer, in
+	// OpenSSH's "SHA256:..." form. With it a connection of a key that is not
+	// the pinned one any more is not recorded; without, any pinned key will
+	// do.
+	SSHKey string
+	// Since is when the connection was authenticated, by the Registry's
+	// clock. [Registry.Lookup] leaves it zero, which means now. With it a
+	// connection that is recorded late does not take the place of a newer
+	// one to the same conductor node.
+	Since time.Time
+}
+
+// holds tells whether the peer's key is the one that is pinned.
+func (p *Peer) holds(n *Node) bool {
+	return n.Status.SSHKey != "" && (p.SSHKey == "" || p.SSHKey == authorizedFingerprint(n.Status.SSHKey))
 }
 
 // Lookup finds the node whose pinned SSH key this is. A key that is not pinned,
@@ -236,22 +251,33 @@ func (g *Registry) Lookup(ctx context.Context, key ssh.PublicKey) (Peer, error) 
 			continue
 		}
 		if authorizedFingerprint(n.Status.SSHKey) == want {
-			return Peer{Router: r.Name, Node: n.Name, AssetID: n.AssetID, State: n.Status.State}, nil
+			return Peer{Router: r.Name, Node: n.Name, AssetID: n.AssetID, State: n.Status.State, SSHKey: want}, nil
 		}
 	}
 	return Peer{}, ErrUnknownKey
 }
 
 // Connected records that the peer's tunnel is up. The id that it returns names
-// this connection for [Registry.Disconnected].
+// this connection for [Registry.Disconnected]. When the peer's key was released
+// or replaced since it was looked up, the error wraps [ErrUnknownKey].
 func (g *Registry) Connected(ctx context.Context, p Peer, remote string) (id string, err error) {
 	id = rand.Text()
+	since := p.Since.UTC().Truncate(time.Millisecond)
+	if p.Since.IsZero() {
+		since = g.now()
+	}
 	err = g.updateNode(ctx, p.Router, p.AssetID, func(_ *Router, n *Node) error {
-		if n.Status.SSHKey == "" {
+		if !p.holds(n) {
 			return ErrUnknownKey
 		}
 		g.advance(n, StateConnected)
-		n.Status.Link = Link{Up: true, Since: g.now(), Remote: remote, Conductor: g.cfg.Node, ID: id}
+		// The clocks of two conductor nodes cannot be compared, and a link
+		// that is much newer comes from a clock that was set back.
+		l := n.Status.Link
+		if d := l.Since.Sub(since); l.Up && l.Conductor == g.cfg.Node && d > 0 && d < maxRecordDelay {
+			return nil
+		}
+		n.Status.Link = Link{Up: true, Since: since, Remote: remote, Conductor: g.cfg.Node, ID: id}
 		return nil
 	})
 	if err != nil {
@@ -262,9 +288,14 @@ func (g *Registry) Connected(ctx context.Context, p Peer, remote string) (id str
 	return id, nil
 }
 
-// Initialized records that the conductor has initialized the peer.
+// Initialized records that the conductor has initialized the peer. When the
+// peer's key was released or replaced since it was looked up, the error wraps
+// [ErrUnknownKey].
 func (g *Registry) Initialized(ctx context.Context, p Peer) error {
 	err := g.updateNode(ctx, p.Router, p.AssetID, func(_ *Router, n *Node) error {
+		if p.SSHKey != "" && !p.holds(n) {
+			return ErrUnknownKey
+		}
 		if n.Status.State < StateConnected {
 			return fmt.Errorf("the node is %s, it has to be connected first", n.Status.State)
 		}

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/mooringlib/mooring/sco"
 )
@@ -86,7 +88,10 @@ func TestStateMovesForwardOnly(t *testing.T) {
 	require.NoError(t, err)
 	peer, err = w.reg.Lookup(ctx, e.Signer().PublicKey())
 	require.NoError(t, err)
-	require.Equal(t, sco.Peer{Router: "r", Node: "node0", AssetID: "r-0", State: sco.StateKeysExchanged}, peer)
+	require.Equal(t, sco.Peer{
+		Router: "r", Node: "node0", AssetID: "r-0", State: sco.StateKeysExchanged,
+		SSHKey: ssh.FingerprintSHA256(e.Signer().PublicKey()),
+	}, peer)
 	first, err := w.reg.Connected(ctx, peer, "192.0.2.1:5")
 	require.NoError(t, err)
 	require.Equal(t, sco.StateConnected, state())
@@ -130,6 +135,76 @@ func TestStateMovesForwardOnly(t *testing.T) {
 	require.NoError(t, w.reg.Disconnected(ctx, peer, "x", "gone"))
 	require.ErrorIs(t, w.reg.Remove(ctx, "r"), sco.ErrNotFound)
 	require.ErrorIs(t, w.reg.Release(ctx, "r", "r-0"), sco.ErrNotFound)
+}
+
+// A connection that was authenticated with a key that is pinned no more changes
+// nothing, also when another key is pinned by then.
+func TestConnectedWithAReplacedKey(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	w.router("r", sco.ModePSKOnly)
+	token := w.token("r")
+	e, err := w.onboard(t.TempDir(), token, nil)
+	require.NoError(t, err)
+	old, err := w.reg.Lookup(ctx, e.Signer().PublicKey())
+	require.NoError(t, err)
+	require.NoError(t, w.reg.Release(ctx, "r", "r-0"))
+	e, err = w.onboard(t.TempDir(), token, nil)
+	require.NoError(t, err)
+	_, err = w.reg.Connected(ctx, old, "192.0.2.1:5")
+	require.ErrorIs(t, err, sco.ErrUnknownKey)
+	require.ErrorIs(t, w.reg.Initialized(ctx, old), sco.ErrUnknownKey)
+	require.Equal(t, sco.StateKeysExchanged, w.node("r", "r-0").Status.State)
+	require.Empty(t, w.events.of("sco.connected"))
+
+	present, err := w.reg.Lookup(ctx, e.Signer().PublicKey())
+	require.NoError(t, err)
+	for _, p := range []sco.Peer{present, {Router: "r", Node: "node0", AssetID: "r-0"}} {
+		_, err = w.reg.Connected(ctx, p, "192.0.2.1:6")
+		require.NoError(t, err)
+		require.NoError(t, w.reg.Initialized(ctx, p))
+	}
+}
+
+// An old connection whose record comes late, and then its end, do not hide the
+// newer one.
+func TestConnectedLate(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	w.router("r", sco.ModePSKOnly)
+	e, err := w.onboard(t.TempDir(), w.token("r"), nil)
+	require.NoError(t, err)
+	p, err := w.reg.Lookup(ctx, e.Signer().PublicKey())
+	require.NoError(t, err)
+	link := func() sco.Link { return w.node("r", "r-0").Status.Link }
+	connected := func(reg *sco.Registry, since time.Time, remote string) string {
+		t.Helper()
+		p := p
+		p.Since = since
+		id, err := reg.Connected(ctx, p, remote)
+		require.NoError(t, err)
+		return id
+	}
+	now := time.Now()
+	second := connected(w.reg, now, "second")
+	first := connected(w.reg, now.Add(-time.Second), "first")
+	require.Equal(t, second, link().ID)
+	require.NoError(t, w.reg.Disconnected(ctx, p, first, "replaced"))
+	require.True(t, link().Up)
+	require.True(t, now.UTC().Truncate(time.Millisecond).Equal(link().Since))
+
+	// A clock that was set back, the clock of another conductor node, and a
+	// link that is down keep nothing from being recorded.
+	connected(w.reg, now.Add(-time.Hour), "set back")
+	require.Equal(t, "set back", link().Remote)
+	other, err := sco.NewRegistry(sco.RegistryConfig{Store: w.store, Node: "conductor-b", Now: w.now})
+	require.NoError(t, err)
+	connected(w.reg, now, "third")
+	id := connected(other, now.Add(-time.Second), "other node")
+	require.Equal(t, "other node", link().Remote)
+	require.NoError(t, other.Disconnected(ctx, p, id, "gone"))
+	connected(w.reg, now.Add(-2*time.Second), "again")
+	require.Equal(t, "again", link().Remote)
 }
 
 // An asset-id loses its key in three ways, and the audit record has each.
