@@ -36,9 +36,10 @@ type OnboardConfig struct {
 	// Signer proves the device's identity; [SelfSigned] when nil.
 	Signer Signer
 	// InstallCA, when not nil, makes the conductor's CA certificate a trusted
-	// one on this system. It is called before the conductor is told that
-	// everything is stored, at every run, so it must not mind that the
-	// certificate is there already.
+	// one on this system. It is called at every run that asks the conductor,
+	// before the result is stored, so it must not mind that the certificate
+	// is there already. A run that only returns the stored result does not
+	// call it.
 	InstallCA func(ctx context.Context, ca *x509.Certificate) error
 	// Dial connects to a conductor; a [net.Dialer] with a timeout when nil.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -110,7 +111,10 @@ func (cfg *OnboardConfig) complete() error {
 //
 // A conductor's refusal is [ErrRefused], one that is not the token's conductor
 // [ErrConductor]; when several addresses were tried the error has all of theirs.
-// After an error nothing that was stored before has changed.
+// After an error what [LoadEnrollment] returns is unchanged, or, when the error
+// comes from storing, old or new as a whole. The CA's certificate and the
+// known_hosts file for other programs are written before it, so they, and what
+// InstallCA did, may be new already; the next run puts that right.
 func Onboard(ctx context.Context, cfg OnboardConfig) (*Enrollment, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err

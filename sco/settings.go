@@ -30,8 +30,9 @@ type Settings struct {
 	// there.
 	DeviceIDRoots, DeviceIDIntermediates *x509.CertPool
 	// EndorsementRoots and EndorsementIntermediates are the TPM makers'
-	// certificates. With roots every TPM has to show a certificate for its
-	// endorsement key that chains to one; without, none is asked for.
+	// certificates. With roots every TPM has to show, in strong mode, a
+	// certificate for its endorsement key that chains to one; in the other
+	// modes, and without roots, none is asked for.
 	EndorsementRoots, EndorsementIntermediates *x509.CertPool
 	// SSHHostKeys are the keys that the SSH servers of all conductor nodes
 	// use: what the router pins. At least one is required, at most eight are
