@@ -44,6 +44,8 @@ DIR is readable by its owner only and holds:
   wrap.crt, wrap.key   what signs the certificates around raw public keys
   store/               one file for each serial number, with all its versions
   events.jsonl         the audit record, one JSON object a line
+  strangers.jsonl      requests without an accepted token, the newest (at most 2 MiB
+                       with strangers.jsonl.old)
 `
 
 // usageError is a mistake in the call.

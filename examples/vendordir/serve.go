@@ -25,7 +25,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mooringlib/mooring"
 	"github.com/mooringlib/mooring/autoinstall/directory"
 )
 
@@ -62,7 +61,7 @@ func runServe(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if err != nil {
 		return err
 	}
-	audit, err := openAudit(filepath.Join(*dir, "events.jsonl"), logger)
+	audit, err := openAudit(*dir, logger)
 	if err != nil {
 		return err
 	}
@@ -215,40 +214,6 @@ func (l *leafMaker) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	l.pair = &tls.Certificate{Certificate: [][]byte{der, l.ca.Raw}, PrivateKey: key, Leaf: leaf}
 	return l.pair, nil
 }
-
-// auditFile writes events, each synced before the next.
-type auditFile struct {
-	mu     sync.Mutex
-	f      *os.File
-	logger *slog.Logger
-}
-
-func openAudit(path string, logger *slog.Logger) (*auditFile, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	return &auditFile{f: f, logger: logger}, nil
-}
-
-// RecordEvent implements [mooring.EventSink].
-func (a *auditFile) RecordEvent(_ context.Context, e mooring.Event) {
-	b, err := json.Marshal(e)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err == nil {
-		_, err = a.f.Write(append(b, '\n'))
-	}
-	if err == nil {
-		err = a.f.Sync()
-	}
-	if err != nil {
-		a.logger.Error("the audit record can't be written", slog.Any("error", err))
-	}
-}
-
-// Close closes the file.
-func (a *auditFile) Close() error { return a.f.Close() }
 
 func readRoots(path string) (*x509.CertPool, error) {
 	b, err := os.ReadFile(path)
