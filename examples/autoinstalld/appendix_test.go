@@ -159,6 +159,52 @@ func TestOwnersSignature(t *testing.T) {
 	require.Contains(t, errs, "not signed by its owner")
 }
 
+// TestAuthenticatedOnly refuses AES-CBC, which a change does not show in, and
+// keeps that for the next load.
+func TestAuthenticatedOnly(t *testing.T) {
+	peer.Need(t, "openssl")
+	dir, cert := keygen(t, "SN1")
+	work := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(work, "cfg"), []byte(sampleConfig), 0o600))
+	served := newFileServer(t)
+	for _, cipher := range []string{"cbc", "gcm"} {
+		shell(t, work, "openssl", "cms", "-encrypt", "-binary", "-aes-256-"+cipher, "-in", "cfg", "-outform", "DER", "-out", cipher+".enc", cert)
+	}
+	run := func(file string) (int, string) {
+		b, err := os.ReadFile(filepath.Join(work, file))
+		require.NoError(t, err)
+		served.set("SN1.enc", b)
+		code, _, errs := invoke(t, "run", "-dir", dir, "-serial", "SN1", "-server", served.addr, "-once", "-authenticated-only")
+		return code, errs
+	}
+	for _, file := range []string{"cfg", "cbc.enc"} {
+		code, errs := run(file)
+		require.Equal(t, 4, code, "%s: %s", file, errs)
+		require.NoFileExists(t, filepath.Join(dir, configFile), file)
+	}
+	// "load" has the policy of the last "run".
+	for _, file := range []string{"cfg", "cbc.enc"} {
+		code, _, errs := invoke(t, "load", "-dir", dir, filepath.Join(work, file))
+		require.Equal(t, 4, code, "%s: %s", file, errs)
+	}
+	code, errs := run("gcm.enc")
+	require.Zero(t, code, errs)
+	require.Equal(t, sampleConfig, installed(t, dir))
+	require.True(t, status(t, dir).Installed.Authenticated)
+
+	// "load" alone demands it for good too.
+	dir, cert = keygen(t, "SN1")
+	shell(t, work, "openssl", "cms", "-encrypt", "-binary", "-aes-256-cbc", "-in", "cfg", "-outform", "DER", "-out", "cbc.enc", cert)
+	for _, args := range [][]string{{"-authenticated-only"}, nil} {
+		code, _, errs := invoke(t, append(append([]string{"load", "-dir", dir}, args...), filepath.Join(work, "cbc.enc"))...)
+		require.Equal(t, 4, code, errs)
+	}
+	// Without keys nothing could ever be taken.
+	code, _, errs = invoke(t, "run", "-dir", t.TempDir(), "-serial", "SN1", "-server", served.addr, "-once", "-authenticated-only")
+	require.Equal(t, 1, code, errs)
+	require.Contains(t, errs, "keygen")
+}
+
 func TestOperatorsKey(t *testing.T) {
 	peer.Need(t, "openssl")
 	work := t.TempDir()

@@ -24,6 +24,10 @@ import (
 )
 
 const (
+	// profileDir holds what this program writes itself. The library sweeps the
+	// temporary files of the device's folder under its lock, and these are
+	// written without it.
+	profileDir = "profile"
 	deviceFile = "device.json"
 	ownerFile  = "owner-roots.pem"
 	configFile = "startup.cfg"
@@ -32,15 +36,18 @@ const (
 
 // profile is device.json.
 type profile struct {
-	Serial        string `json:"serial"`
-	TPM           string `json:"tpm,omitempty"`
-	EncryptedOnly bool   `json:"encrypted_only,omitempty"`
-	OwnerRoots    bool   `json:"owner_roots,omitempty"`
+	Serial            string `json:"serial"`
+	TPM               string `json:"tpm,omitempty"`
+	EncryptedOnly     bool   `json:"encrypted_only,omitempty"`
+	AuthenticatedOnly bool   `json:"authenticated_only,omitempty"`
+	OwnerRoots        bool   `json:"owner_roots,omitempty"`
 }
+
+func profilePath(dir, name string) string { return filepath.Join(dir, profileDir, name) }
 
 // loadProfile reads device.json. serial, when not empty, has to be the one in it.
 func loadProfile(dir, serial string) (profile, error) {
-	b, err := os.ReadFile(filepath.Join(dir, deviceFile))
+	b, err := os.ReadFile(profilePath(dir, deviceFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		if serial == "" {
 			return profile{}, fmt.Errorf("%q is not the folder of a device: make one with autoinstalld keygen", dir)
@@ -60,16 +67,32 @@ func loadProfile(dir, serial string) (profile, error) {
 	return p, nil
 }
 
-func (p profile) save(dir string) error {
+func (p profile) save(dir string, disk durable.Writer) error {
 	b, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
 		return err
 	}
-	var disk durable.Writer
-	if err := disk.MkdirAll(dir, 0o700); err != nil {
+	return writeProfile(dir, deviceFile, append(b, '\n'), disk)
+}
+
+// writeProfile writes a file of the folder of this program.
+func writeProfile(dir, name string, b []byte, disk durable.Writer) error {
+	if err := disk.MkdirAll(filepath.Join(dir, profileDir), 0o700); err != nil {
 		return err
 	}
-	return disk.WriteFile(filepath.Join(dir, deviceFile), append(b, '\n'), 0o600)
+	return disk.WriteFile(profilePath(dir, name), b, 0o600)
+}
+
+// publicFile writes a file that people take from the device's folder. It comes
+// there by one rename, so there is no temporary file that could be swept.
+func publicFile(dir, name string, b []byte, disk durable.Writer) error {
+	if err := disk.MkdirAll(filepath.Join(dir, profileDir), 0o700); err != nil {
+		return err
+	}
+	if err := disk.WriteFile(profilePath(dir, name), b, 0o644); err != nil {
+		return err
+	}
+	return disk.Rename(profilePath(dir, name), filepath.Join(dir, name))
 }
 
 // keyStore opens the keys of a device; the caller closes the TPM.
@@ -94,16 +117,18 @@ func keyStore(dir string, p profile) (*devicekey.Store, io.Closer, error) {
 
 // policy is what the flags of run and load say about acceptable files.
 type policy struct {
-	encryptedOnly bool
-	ownerRoots    string
-	sane          string
-	raw           bool
+	encryptedOnly     bool
+	authenticatedOnly bool // includes encryptedOnly
+	ownerRoots        string
+	sane              string
+	raw               bool
 }
 
 // config puts together what all commands with a Device need.
 func config(dir string, p profile, pol policy) (autoinstall.Config, io.Closer, error) {
 	cfg := autoinstall.Config{
-		Serial: p.Serial, Dir: dir, EncryptedOnly: pol.encryptedOnly, UnixNewlines: !pol.raw,
+		Serial: p.Serial, Dir: dir, UnixNewlines: !pol.raw,
+		EncryptedOnly: pol.encryptedOnly, RequireAuthenticated: pol.authenticatedOnly,
 		Installer:  autoinstall.NewFileInstaller(filepath.Join(dir, configFile)),
 		ClockFloor: buildTime(),
 	}
@@ -122,7 +147,7 @@ func config(dir string, p profile, pol policy) (autoinstall.Config, io.Closer, e
 		return cfg, nil, err
 	}
 	cfg.Keys, err = store.Keys()
-	if errors.Is(err, devicekey.ErrNoKey) && !pol.encryptedOnly {
+	if errors.Is(err, devicekey.ErrNoKey) && !pol.encryptedOnly && !pol.authenticatedOnly {
 		err = nil // Plain files need no key, as with RFC 8886.
 	}
 	if err != nil {

@@ -22,16 +22,20 @@ const usage = `autoinstalld installs the first configuration of a router (RFC 88
 
   autoinstalld keygen -dir DIR -serial S [-tpm SPEC [-dual-use]] [-algorithm A] [-operator prefer|replace]
   autoinstalld run    -dir DIR -serial S [-interface IF | -server ADDR [-file NAME]]
-                      [-encrypted-only] [-owner-roots F] [-once] [-ca F] [-sane PROGRAM] [-raw] [-json]
-  autoinstalld load   -dir DIR [-part] [-owner-roots F] [-encrypted-only] [-sane PROGRAM] [-raw] FILE
+                      [-encrypted-only | -authenticated-only] [-owner-roots F] [-once] [-ca F]
+                      [-sane PROGRAM] [-raw] [-json]
+  autoinstalld load   -dir DIR [-part] [-owner-roots F] [-encrypted-only | -authenticated-only]
+                      [-sane PROGRAM] [-raw] FILE
   autoinstalld status -dir DIR [-json]
   autoinstalld reset  -dir DIR
 
-keygen  makes the device's key and certificate, in the factory.
+keygen  makes the device's key and certificate, in the factory. When it was cut
+        off, the same call once more completes it.
 run     looks for a configuration until one is installed: after 5 minutes in the
         first hour, every hour after that, for ever. -once makes one attempt.
 load    installs a file on a running device, by the policy of the last run or load;
-        its flags make the policy stricter, only a run makes it looser.
+        its flags make the policy stricter, only a run makes it looser. -part
+        adds to a configuration that is in force.
 status  says what the device does, and why nothing is installed yet.
 reset   is the factory reset: the configuration goes, run starts from DHCP again.
 
@@ -42,8 +46,8 @@ DIR is readable by its owner only and holds:
 
   startup.cfg        the configuration in force; startup.cfg.d/ what load -part added
   SERIAL.crt         the certificate to publish; keys/ holds keys and certificates
-  device.json        serial number, TPM, and the policy of the last run or load
-  owner-roots.pem    the trusted owners of that policy
+  profile/           device.json: serial number, TPM, and the policy of the last run
+                     or load; owner-roots.pem: the trusted owners of that policy
   state.json         what was installed, and the counter that never goes back
   status.json        what "status" shows about attempts
 `

@@ -34,6 +34,7 @@ type runFlags struct {
 
 func policyFlags(fs *flag.FlagSet, p *policy) {
 	fs.BoolVar(&p.encryptedOnly, "encrypted-only", false, "refuse files that are not encrypted")
+	fs.BoolVar(&p.authenticatedOnly, "authenticated-only", false, "refuse files whose encryption would not show a change: only AES-GCM is taken, not AES-CBC (includes -encrypted-only)")
 	fs.StringVar(&p.ownerRoots, "owner-roots", "", "PEM `file` with the owners' certificates: only configurations that one of them signed are taken")
 	fs.StringVar(&p.sane, "sane", "", "`program` that gets the configuration on standard input and refuses it by failing")
 	fs.BoolVar(&p.raw, "raw", false, "keep CR LF, which openssl writes without -binary, as it is")
@@ -77,7 +78,7 @@ func runRun(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
-	if err := rememberPolicy(*dir, p, f.policy); err != nil {
+	if err := rememberPolicy(*dir, p, f.policy, durable.Writer{}); err != nil {
 		return err
 	}
 	if f.once {
@@ -142,23 +143,18 @@ func (f *runFlags) network(cfg *autoinstall.Config) error {
 }
 
 // rememberPolicy keeps the policy, so that the next load has the same.
-func rememberPolicy(dir string, p profile, pol policy) error {
-	var disk durable.Writer
-	if err := disk.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	own := filepath.Join(dir, ownerFile)
+func rememberPolicy(dir string, p profile, pol policy, disk durable.Writer) error {
 	if pol.ownerRoots != "" {
 		_, b, err := readRoots(pol.ownerRoots)
 		if err != nil {
 			return err
 		}
-		if err := disk.WriteFile(own, b, 0o600); err != nil {
+		if err := writeProfile(dir, ownerFile, b, disk); err != nil {
 			return err
 		}
 	}
-	p.EncryptedOnly, p.OwnerRoots = pol.encryptedOnly, pol.ownerRoots != ""
-	return p.save(dir)
+	p.EncryptedOnly, p.AuthenticatedOnly, p.OwnerRoots = pol.encryptedOnly, pol.authenticatedOnly, pol.ownerRoots != ""
+	return p.save(dir, disk)
 }
 
 func runLoad(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -173,10 +169,11 @@ func runLoad(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if err != nil {
 		return err
 	}
-	stricter := pol.encryptedOnly || pol.ownerRoots != ""
+	stricter := pol.encryptedOnly || pol.authenticatedOnly || pol.ownerRoots != ""
 	pol.encryptedOnly = pol.encryptedOnly || p.EncryptedOnly
+	pol.authenticatedOnly = pol.authenticatedOnly || p.AuthenticatedOnly
 	if pol.ownerRoots == "" && p.OwnerRoots {
-		pol.ownerRoots = filepath.Join(*dir, ownerFile)
+		pol.ownerRoots = profilePath(*dir, ownerFile)
 	}
 	file, err := readFile(fs.Arg(0))
 	if err != nil {
@@ -189,7 +186,7 @@ func runLoad(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	defer closer.Close()
 	if stricter {
 		// What was demanded once holds for the next file too.
-		if err := rememberPolicy(*dir, p, pol); err != nil {
+		if err := rememberPolicy(*dir, p, pol, durable.Writer{}); err != nil {
 			return err
 		}
 	}
@@ -198,10 +195,24 @@ func runLoad(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if err != nil {
 		return err
 	}
+	whole := filepath.Join(*dir, configFile)
+	if *part {
+		st, err := device.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if st.Phase != autoinstall.PhaseInstalled {
+			return &autoinstall.RefusedError{Source: fs.Arg(0), Err: errors.New("the device has no configuration that a part could be added to: load the whole one first, without -part")}
+		}
+	}
 	if err := device.Load(ctx, file, autoinstall.Load{Source: fs.Arg(0), Part: *part}); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "installed: %s\n", filepath.Join(*dir, configFile))
+	if *part {
+		_, err = fmt.Fprintf(stdout, "part installed: in %s.d, beside %s\n", whole, whole)
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "installed: %s\n", whole)
 	return err
 }
 
