@@ -17,6 +17,10 @@ type EncryptConfig struct {
 	// CBC writes the AES-256-CBC of RFC 8886, with PKCS #1 v1.5 for RSA keys, for devices that read nothing newer. What
 	// is encrypted so can be changed on the way without notice, unless Owner signs it. Default is AES-256-GCM.
 	CBC bool
+	// BindCipher derives the key that encrypts the content from the cipher's name (RFC 9709), so that nobody can relabel
+	// the AES-256-GCM message as an AES-CBC one, which devices that take both would decrypt into nonsense. It is off
+	// unless asked for, since the device has to know it: this library's do, openssl 3.0 does not. Not with CBC.
+	BindCipher bool
 	// Owner signs the configuration inside the encryption; nil leaves it unsigned.
 	Owner *Owner
 }
@@ -42,6 +46,8 @@ func Encrypt(configuration []byte, cfg EncryptConfig) ([]byte, error) {
 	switch {
 	case cfg.Certificate == nil:
 		return nil, errors.New("operator: encrypting: no certificate")
+	case cfg.CBC && cfg.BindCipher:
+		return nil, errors.New("operator: encrypting: CBC and BindCipher exclude each other: a device that reads only CBC cannot read a bound cipher")
 	case len(configuration) == 0:
 		return nil, errors.New("operator: encrypting: the configuration is empty")
 	case len(configuration) > maxConfiguration:
@@ -56,7 +62,7 @@ func Encrypt(configuration []byte, cfg EncryptConfig) ([]byte, error) {
 			return nil, err
 		}
 	}
-	c := cms.EncryptConfig{Recipients: []*x509.Certificate{cfg.Certificate}}
+	c := cms.EncryptConfig{Recipients: []*x509.Certificate{cfg.Certificate}, BindCipher: cfg.BindCipher}
 	if cfg.CBC {
 		c.Cipher = cms.AES256CBC
 	}

@@ -498,6 +498,7 @@ func TestEncrypt(t *testing.T) {
 		"encrypted already": {"-----BEGIN PKCS7-----\nMIIB\n", operator.EncryptConfig{Certificate: good}},
 		"no owner key":      {"x", operator.EncryptConfig{Certificate: good, Owner: &operator.Owner{Certificate: owner}}},
 		"owner mismatch":    {"x", operator.EncryptConfig{Certificate: good, Owner: &operator.Owner{Key: rsaKey, Certificate: owner}}},
+		"CBC and binding":   {"x", operator.EncryptConfig{Certificate: good, CBC: true, BindCipher: true}},
 		"owner serial":      {"x", operator.EncryptConfig{Certificate: good, Owner: &operator.Owner{Key: ownerKey, Certificate: owner, Serial: "../x"}}},
 	} {
 		_, err := operator.Encrypt([]byte(c.content), c.cfg)

@@ -24,6 +24,7 @@ type encryptResult struct {
 	File        string `json:"file"`
 	Fingerprint string `json:"fingerprint"`
 	Cipher      string `json:"cipher"`
+	Bound       bool   `json:"bound,omitempty"`
 	Signed      bool   `json:"signed"`
 	Serial      string `json:"serial,omitempty"`
 	Counter     uint64 `json:"counter,omitempty"`
@@ -35,18 +36,21 @@ func encrypt(args []string, stdin io.Reader, stdout io.Writer) error {
 	in := fs.String("in", "", "`file` with the configuration, - for standard input")
 	out := fs.String("out", "", "`file` to write, SERIAL.enc")
 	cbc := fs.Bool("cbc", false, "write AES-256-CBC as in RFC 8886, for devices that read no AES-GCM")
+	bind := fs.Bool("bind-cipher", false, "bind the content key to AES-256-GCM (RFC 9709), for devices that know it; openssl 3.0 does not")
 	signKey := fs.String("sign-key", "", "`file` with the owner's private key in PEM: sign inside the encryption")
 	signCert := fs.String("sign-cert", "", "`file` with the owner's certificate, and its chain, in PEM")
 	counter := fs.Uint64("counter", 0, "`number` of the configuration, 1 or more; a device refuses smaller ones than it has seen")
 	serial := fs.String("serial", "", "serial `number` of the one device that a signed configuration is for (default the name of -out without .enc)")
 	asJSON := fs.Bool("json", false, "print the result as JSON")
-	if err := parse(fs, "-cert F -in CFG -out SERIAL.enc [-cbc] [-sign-key K -sign-cert C -counter N]", args, stdout,
+	if err := parse(fs, "-cert F -in CFG -out SERIAL.enc [-cbc] [-sign-key K -sign-cert C -counter N] [-bind-cipher]", args, stdout,
 		"cert", "in", "out"); err != nil {
 		return err
 	}
 	counted := false
 	fs.Visit(func(f *flag.Flag) { counted = counted || f.Name == "counter" })
 	switch {
+	case *cbc && *bind:
+		return fmt.Errorf("%w: -cbc and -bind-cipher exclude each other: a device that reads only CBC cannot read a bound cipher", errUsage)
 	case (*signKey == "") != (*signCert == ""):
 		return fmt.Errorf("%w: -sign-key and -sign-cert belong together", errUsage)
 	case counted && *signKey == "":
@@ -60,11 +64,12 @@ func encrypt(args []string, stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("-cert: %w", err)
 	}
-	cfg := operator.EncryptConfig{CBC: *cbc}
+	cfg := operator.EncryptConfig{CBC: *cbc, BindCipher: *bind}
 	if cfg.Certificate, err = operator.ParseCertificate(data); err != nil {
 		return fmt.Errorf("-cert %.80q: %w", *certFile, err)
 	}
-	result := encryptResult{File: *out, Fingerprint: operator.Fingerprint(cfg.Certificate), Cipher: "AES-256-GCM"}
+	result := encryptResult{File: *out, Fingerprint: operator.Fingerprint(cfg.Certificate), Cipher: "AES-256-GCM",
+		Bound: *bind}
 	if *cbc {
 		result.Cipher = "AES-256-CBC"
 	}
@@ -108,7 +113,11 @@ func (r encryptResult) print(w io.Writer, asJSON bool) error {
 			signed += fmt.Sprintf(" with counter %d", r.Counter)
 		}
 	}
-	_, err := fmt.Fprintf(w, "%s: %s to key %s, %s\n", r.File, r.Cipher, r.Fingerprint, signed)
+	cipher := r.Cipher
+	if r.Bound {
+		cipher += " with a bound key"
+	}
+	_, err := fmt.Fprintf(w, "%s: %s to key %s, %s\n", r.File, cipher, r.Fingerprint, signed)
 	return err
 }
 
