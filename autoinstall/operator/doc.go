@@ -28,6 +28,8 @@
 //
 // Config.Dir holds one file for each device, SERIAL.crt, a certificate in PEM, to be read by people and by openssl. It
 // appears whole or not at all. The files are no secret, but who can change them can read configurations.
+// What a killed process leaves there, .fetch-* and .durable-*, is removed by a later Fetch or Replace that writes, once it
+// is an hour old.
 //
 // An Operator is safe for concurrent use, also by several processes with the same directory.
 package operator

@@ -13,6 +13,9 @@ const (
 	maxHeader = 64 << 10
 	// maxConfiguration bounds what is encrypted at once.
 	maxConfiguration = 1 << 30
+	// leftoverAge is when what a killed process left in Config.Dir is removed. Nothing that is under way is that old: it is
+	// one small file.
+	leftoverAge = time.Hour
 	// maxURL bounds Config.URL.
 	maxURL = 2048
 )

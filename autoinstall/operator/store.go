@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 )
 
 // Device gives the device whose certificate is kept, without asking the directory. Errors: ErrSerial, ErrNotKept,
@@ -65,13 +67,46 @@ func (o *Operator) keep(serialNumber string, cert *x509.Certificate) (*Device, e
 	return kept, nil
 }
 
+const (
+	// scratchPrefix marks the directories in which new files are made.
+	scratchPrefix = ".fetch-"
+	// tempPrefix marks the files of package durable that are not in place yet.
+	tempPrefix = ".durable-"
+)
+
+// sweep removes what killed processes left. Other processes may work in the same directory at this moment, so only what
+// is old goes. That it fails keeps nobody from fetching: the next call tries again.
+func (o *Operator) sweep() {
+	entries, err := os.ReadDir(o.cfg.Dir)
+	if err != nil {
+		o.log.Warn("cannot look for leftovers", "dir", o.cfg.Dir, "error", err)
+		return
+	}
+	before := time.Now().Add(-leftoverAge)
+	for _, e := range entries {
+		name := e.Name()
+		scratch := e.IsDir() && strings.HasPrefix(name, scratchPrefix)
+		temp := e.Type().IsRegular() && strings.HasPrefix(name, tempPrefix)
+		if !scratch && !temp {
+			continue
+		}
+		if info, err := e.Info(); err != nil || !info.ModTime().Before(before) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(o.cfg.Dir, name)); err != nil {
+			o.log.Warn("cannot remove a leftover", "name", name, "error", err)
+		}
+	}
+}
+
 // create writes the file unless it is there. A link is made only when its name is free, so that of two processes that
 // fetch at the same time one wins and the other compares.
 func (o *Operator) create(serialNumber string, cert *x509.Certificate) error {
 	if err := o.cfg.writer.MkdirAll(o.cfg.Dir, 0o755); err != nil {
 		return err
 	}
-	scratch, err := os.MkdirTemp(o.cfg.Dir, ".fetch-")
+	o.sweep()
+	scratch, err := os.MkdirTemp(o.cfg.Dir, scratchPrefix)
 	if err != nil {
 		return err
 	}
@@ -90,6 +125,7 @@ func (o *Operator) replace(serialNumber string, cert *x509.Certificate) (*Device
 	if err := o.cfg.writer.MkdirAll(o.cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("operator: replacing the certificate: %w", err)
 	}
+	o.sweep()
 	if err := o.cfg.writer.WriteFile(o.file(serialNumber), encode(cert), 0o644); err != nil {
 		return nil, fmt.Errorf("operator: replacing the certificate: %w", err)
 	}
