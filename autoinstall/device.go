@@ -116,7 +116,7 @@ func (d *Device) tryAll(ctx context.Context, loc *Location, s *state) error {
 			refused = errors.Join(refused, &RefusedError{Source: text, Err: err})
 			continue
 		case err != nil:
-			silent[u.Host] = !errors.Is(err, ErrNotFound)
+			silent[u.Host] = unanswered(err)
 			missing = errors.Join(missing, fmt.Errorf("%.200q: %w", text, err))
 			continue
 		}

@@ -172,6 +172,21 @@ func (f *NetFetcher) fetchHTTP(ctx context.Context, u *url.URL, r *net.Resolver,
 	return b, nil
 }
 
+// unanswered says whether nobody answered, so that it is of no use to ask the
+// same server for another file. Servers that refuse a file have many ways to say
+// so: TFTP error 0 or 2, HTTP 403 or 500.
+func unanswered(err error) bool {
+	var answer *tftp.ServerError
+	if errors.Is(err, ErrNotFound) || errors.As(err, &answer) {
+		return false // one of the server's addresses did
+	}
+	var dns *net.DNSError
+	var op *net.OpError
+	var timeout net.Error
+	return errors.Is(err, tftp.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &dns) ||
+		errors.As(err, &op) && op.Op == "dial" || errors.As(err, &timeout) && timeout.Timeout()
+}
+
 // checkRedirect follows within the same host and scheme only: a redirect must
 // not lead a device somewhere that DHCP did not name, nor from https to http.
 func checkRedirect(req *http.Request, via []*http.Request) error {
