@@ -78,7 +78,8 @@ type Tuning struct {
 	// is left is given a sixteenth of it.
 	MinRate   int64
 	SlowAfter time.Duration
-	// MaxConnections bounds the connections of a download; default 16.
+	// MaxConnections bounds the connections of a download, over all its sources;
+	// default 16. Sources that are used at once share them evenly.
 	MaxConnections int
 	// MaxSources is how many sources are used at once; default 1.
 	MaxSources int

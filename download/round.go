@@ -179,11 +179,12 @@ func (r *round) schedule(ctx context.Context) error {
 	}
 	for _, l := range active {
 		l.adapt.tick(now, l.bytes.Load(), l.conns >= l.adapt.target)
-		want := l.adapt.target
+		// Each source has its share, so that the first does not take them all.
+		want := min(l.adapt.target, max(1, r.tune.MaxConnections/len(active)))
 		if !l.proven || l.fails > 0 || l.whole {
 			want = 1
 		}
-		for l.conns < want && !now.Before(l.hold) {
+		for l.conns < want && len(r.workers) < r.tune.MaxConnections && !now.Before(l.hold) {
 			seg := r.work(now, l)
 			if seg == nil {
 				r.hurryTail(now, l)

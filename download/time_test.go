@@ -617,13 +617,16 @@ func TestSeveralSourcesShareByTheirSpeed(t *testing.T) {
 		slow, fast := newFake(t, f), newFake(t, f)
 		slow.rate, fast.rate = 100<<10, 400<<10
 		cfg := f.product(t, slow.source(download.KindConductor1), fast.source(download.KindConductor2))
-		cfg.Tuning.MaxSources, cfg.Tuning.MaxConnections = 2, 2
+		cfg.Tuning.MaxSources, cfg.Tuning.MaxConnections = 2, 4
+		most := 0
+		cfg.Progress = func(st download.Status) { most = max(most, st.Connections) }
 		begin := time.Now()
 		out := filepath.Join(t.TempDir(), "i")
 		st, err := get(t, cfg, out)
 		require.NoError(t, err)
 		f.requireImage(t, out)
 		require.Equal(t, int64(len(f.image)), st.Received)
+		require.Equal(t, 4, most, "the bound is for the download, not for a source")
 		share := float64(fast.sent) / float64(slow.sent)
 		require.InDelta(t, 4, share, 1, "chunks follow the measured speed")
 		ideal := float64(len(f.image)) / (2 * 500 << 10)

@@ -166,6 +166,15 @@ func (in *intake) read(ctx context.Context, b []byte) (int, error) {
 	return n, err
 }
 
+// buffer waits for a buffer. A disk or a hash that is slow is not the source's
+// fault: its patience does not run meanwhile.
+func (in *intake) buffer() []byte {
+	in.watch.Stop()
+	b := in.w.r.im.Buffer()
+	in.watch.Reset(in.patience)
+	return b
+}
+
 // skip throws away what we hold already: the beginning of a whole image, or an
 // answer that begins on a block boundary.
 func (in *intake) skip(ctx context.Context, to int64) error {
@@ -175,7 +184,7 @@ func (in *intake) skip(ctx context.Context, to int64) error {
 	if in.pos == to {
 		return nil
 	}
-	b := in.w.r.im.Buffer()
+	b := in.buffer()
 	defer in.w.r.im.Drop(b)
 	for in.pos < to {
 		n, err := in.read(ctx, b[:min(int64(len(b)), to-in.pos)])
@@ -192,7 +201,7 @@ func (in *intake) skip(ctx context.Context, to int64) error {
 func (in *intake) fill(ctx context.Context, sink *partial.Sink) error {
 	for sink.Left() > 0 {
 		in.w.left.Store(sink.Left())
-		b := in.w.r.im.Buffer()
+		b := in.buffer()
 		want := int(min(int64(len(b)), sink.Left()))
 		n, err := 0, error(nil)
 		for begun := time.Now(); err == nil && n < min(want, gatherBytes) && (n == 0 || time.Since(begun) < gatherTime); {
