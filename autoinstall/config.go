@@ -100,7 +100,8 @@ type OwnerPolicy struct {
 	// certificates that sign. Required.
 	Roots *x509.CertPool
 	// Optional takes configurations without a signature too. A signature that
-	// is there has to be good all the same.
+	// is there has to be good all the same. Once a counter was installed, none
+	// without a signature is taken any more, as it has no counter.
 	Optional bool
 	// RequireSerial refuses configurations that don't name this device. One
 	// that names another device is always refused.

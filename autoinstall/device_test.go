@@ -304,6 +304,7 @@ func TestCounterNeverGoesBack(t *testing.T) {
 	require.ErrorIs(t, load("four", 4), autoinstall.ErrRollback)
 	require.ErrorIs(t, load("five again", 5), autoinstall.ErrRollback)
 	require.ErrorIs(t, load("none", 0), autoinstall.ErrRollback)
+	require.ErrorIs(t, b.device(t).Load(t.Context(), []byte("not signed"), autoinstall.Load{}), autoinstall.ErrRollback)
 	require.NoError(t, load("five", 5), "the same once more changes nothing")
 	require.Equal(t, 1, b.installer.installs)
 	require.NoError(t, load("nine", 9))

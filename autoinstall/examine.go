@@ -45,6 +45,9 @@ func (d *Device) examine(ctx context.Context, file []byte, source string, s *sta
 		if d.cfg.Owner != nil && !d.cfg.Owner.Optional {
 			return refuse(fmt.Errorf("%w: it is not signed by its owner", ErrPlain))
 		}
+		if d.cfg.Owner != nil && s.Counter > 0 {
+			return refuse(fmt.Errorf("%w: it has no counter, %d is installed", ErrRollback, s.Counter))
+		}
 	default:
 		return refuse(fmt.Errorf("%w: it holds %v", ErrDecrypt, kind))
 	}

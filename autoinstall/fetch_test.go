@@ -131,7 +131,8 @@ func TestURLs(t *testing.T) {
 		require.NoError(t, err, server)
 		require.Equal(t, []string{want}, urls)
 	}
-	for _, server := range []string{"", "ftp://h", "h/../x", "http://u:p@h", "http://h#f", "a b", "0.0.0.0", "1.2.3", "0x7f000001", "http://", "tftp://h?q", "http://h/%2e%2e/"} {
+	for _, server := range []string{"", "ftp://h", "h/../x", "http://u:p@h", "http://h#f", "a b", "0.0.0.0", "1.2.3", "0x7f000001", "http://", "tftp://h?q", "http://h/%2e%2e/",
+		"http://[::ffff:0.0.0.0]:8080/x", "tftp://[::ffff:224.0.0.1]", "http://[::ffff:255.255.255.255]"} {
 		_, err := autoinstall.ServerURLs(server, "f")
 		require.Error(t, err, server)
 	}

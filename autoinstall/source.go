@@ -161,6 +161,7 @@ func CheckHost(host string) error {
 }
 
 func checkAddr(addr netip.Addr) error {
+	addr = addr.Unmap() // ::ffff:0.0.0.0 is this device too
 	if addr.IsUnspecified() || addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return fmt.Errorf("%v is not the address of a host", addr)
 	}

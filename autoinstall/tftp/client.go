@@ -112,6 +112,7 @@ func listen(ctx context.Context, network string) (*net.UDPConn, error) {
 // Errors match [ErrNotFound], [ErrTimeout], [ErrTooLarge], [ErrSize] or
 // [ErrProtocol], are a [*ServerError], or come from w, the socket, or ctx.
 func (c *Client) Get(ctx context.Context, server netip.AddrPort, file string, w io.Writer) (Result, error) {
+	server = netip.AddrPortFrom(server.Addr().Unmap(), server.Port())
 	if !server.Addr().IsValid() || server.Addr().IsUnspecified() || server.Addr().IsMulticast() {
 		return Result{}, fmt.Errorf("tftp: %q is not the address of a server", server.Addr())
 	}
@@ -121,7 +122,6 @@ func (c *Client) Get(ctx context.Context, server netip.AddrPort, file string, w 
 	if server.Port() == 0 {
 		server = netip.AddrPortFrom(server.Addr(), 69)
 	}
-	server = netip.AddrPortFrom(server.Addr().Unmap(), server.Port())
 
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Timeout,
 		fmt.Errorf("%w within %v", ErrTimeout, c.cfg.Timeout))

@@ -381,7 +381,7 @@ func TestBadArguments(t *testing.T) {
 			require.ErrorIs(t, err, tftp.ErrProtocol)
 		})
 	}
-	for _, addr := range []string{"0.0.0.0:69", "224.0.0.1:69", "[::]:69"} {
+	for _, addr := range []string{"0.0.0.0:69", "224.0.0.1:69", "[::]:69", "[::ffff:0.0.0.0]:69"} {
 		_, err := c.Get(t.Context(), netip.MustParseAddrPort(addr), "f", io.Discard)
 		require.ErrorContains(t, err, "not the address of a server")
 	}
