@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/mooringlib/mooring/internal/durable"
 	"github.com/mooringlib/mooring/internal/durable/durabletest"
@@ -106,6 +108,13 @@ func TestBadInput(t *testing.T) {
 	}
 	altered := one[:len(one)-10] + "AAAAAAAAAA"
 	refused := "127.0.0.1:1"
+	devKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	certFile := write(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate(t, template, template, devKey.Public(), devKey).Raw})))
+	der, err := x509.MarshalPKCS8PrivateKey(devKey)
+	require.NoError(t, err)
+	keyFile := write(t, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
 	dir := filepath.Join(t.TempDir(), "router")
 	onboard := func(args ...string) []string { return append([]string{"onboard", "-dir", dir}, args...) }
 	for _, tc := range []struct {
@@ -138,6 +147,7 @@ func TestBadInput(t *testing.T) {
 		{"config with a bad address", "", onboard("-onboarding-config", config(map[string]any{"token": one, "conductor-addresses": []string{"x"}})), 1, `"x"`},
 		{"devid cert without key", one, onboard("-token", "-", "-devid-cert", garbage), 2, "go together"},
 		{"devid cert is garbage", one, onboard("-token", "-", "-conductor", refused, "-devid-cert", garbage, "-devid-key", garbage), 1, "-devid-cert"},
+		{"tpm with a key that is not in it", one, onboard("-token", "-", "-conductor", refused, "-tpm", "swtpm:/nope", "-devid-cert", certFile, "-devid-key", keyFile), 2, "leave -tpm out"},
 		{"unknown tpm", one, onboard("-token", "-", "-conductor", refused, "-tpm", "frob"), 1, `"frob"`},
 		{"tpm socket is not there", one, onboard("-token", "-", "-conductor", refused, "-tpm", "swtpm:/nope"), 1, "/nope"},
 		{"run without dir", "", []string{"run"}, 2, "-dir is missing"},
@@ -181,6 +191,31 @@ func TestConductorIsAway(t *testing.T) {
 		require.Equal(t, 0, code)
 		require.Contains(t, out, "not-onboarded")
 	}
+}
+
+// TestAddressesOfOnboardingServeTheTunnel: what onboarding accepts must not keep
+// "router run" from starting.
+func TestAddressesOfOnboardingServeTheTunnel(t *testing.T) {
+	token := newToken(t, "A")
+	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	key, err := ssh.NewSignerFromKey(priv)
+	require.NoError(t, err)
+	accepted := 0
+	for _, host := range []string{"3f2a9c1b7d12", "123456789012", "a", "a.", "127.1", "0x7f000001", "1.2.3.4", "1.2.3.999", "conductor.example", "_x-y.z", "[::1]", "[::ffff:1.2.3.4]", "[fe80::1%eth0]", "a b", "", "::1"} {
+		for _, port := range []string{"1", "933", "00933", "65535", "65536", "-1", "x", ""} {
+			address := host + ":" + port
+			b, err := json.Marshal(map[string]any{"token": token, "conductor-addresses": []string{address}})
+			require.NoError(t, err)
+			if _, err := sco.ParseOnboardingConfig(b); err != nil {
+				continue
+			}
+			accepted++
+			_, err = tunnel.NewClient(tunnel.ClientConfig{Addresses: []string{address}, HostKeys: []ssh.PublicKey{key.PublicKey()}, Signer: key})
+			require.NoError(t, err, address)
+		}
+	}
+	require.Greater(t, accepted, 20)
 }
 
 func TestParseForwards(t *testing.T) {

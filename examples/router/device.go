@@ -120,6 +120,9 @@ func (d *deviceFlags) readKey(b []byte) (crypto.Signer, func(), error) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("the private key can't be read: %w", err)
 		}
+		if d.tpm != noTPM {
+			return nil, nil, &exitError{2, errors.New("the key is not in a TPM, so -tpm has no meaning with it; leave -tpm out, or -devid-cert and -devid-key")}
+		}
 		s, ok := key.(crypto.Signer)
 		if !ok {
 			return nil, nil, fmt.Errorf("a key of type %T can't sign", key)

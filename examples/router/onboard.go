@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 
+	"github.com/mooringlib/mooring/internal/durable"
 	"github.com/mooringlib/mooring/sco"
 )
 
@@ -54,6 +56,11 @@ self-signed certificate, which is enough for the modes psk-only and weak.`, std)
 		return err
 	}
 	defer closeSigner()
+	unlock, err := lockOnboarding(ctx, *dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	e, err := sco.Onboard(ctx, sco.OnboardConfig{
 		Dir: *dir, Token: cfg.Token, Addresses: cfg.Addresses, AssetID: cfg.AssetID, Signer: signer,
 		Logger: slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: slog.LevelError})),
@@ -63,6 +70,39 @@ self-signed certificate, which is enough for the modes psk-only and weak.`, std)
 	}
 	fmt.Fprintf(std.out, "onboarded: router %s, node %s, asset-id %s; now \"router run -dir %s\"\n", e.Router, e.Node, e.AssetID, *dir)
 	return nil
+}
+
+// lockOnboarding keeps a second "router onboard" out of dir: each would have a key
+// of its own shown to the conductor. A directory that was made for this goes away
+// again when nothing has come into it.
+func lockOnboarding(ctx context.Context, dir string) (unlock func(), err error) {
+	made := false
+	release, err := lockPatiently(ctx, func() (func(), error) {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			if err := (durable.Writer{}).MkdirAll(dir, 0o700); err != nil {
+				return nil, err
+			}
+			made = true
+		}
+		release, err := lockDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = errLocked // Another one has just taken it away again.
+		}
+		return release, err
+	})
+	if errors.Is(err, errLocked) {
+		return nil, fmt.Errorf("another \"router onboard\" works in %q; try again when it is done", dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		if made {
+			// It fails where there is something to keep.
+			_ = os.Remove(dir)
+		}
+		release()
+	}, nil
 }
 
 // readOnboarding reads what brings the token.

@@ -59,7 +59,10 @@ conductor decides what it allows.`, std)
 		return fmt.Errorf("%w; run \"router onboard\" first", err)
 	}
 	log := slog.New(slog.NewTextHandler(std.err, nil))
-	unlock, err := lockPatiently(ctx, filepath.Join(*dir, fileLock))
+	unlock, err := lockPatiently(ctx, func() (func(), error) { return lockFile(filepath.Join(*dir, fileLock)) })
+	if errors.Is(err, errLocked) {
+		err = errRunning
+	}
 	if err != nil {
 		return fmt.Errorf("%q: %w", *dir, err)
 	}
@@ -90,11 +93,11 @@ conductor decides what it allows.`, std)
 	}
 }
 
-// lockPatiently tries for a moment, because "router status" holds the lock for an
-// instant.
-func lockPatiently(ctx context.Context, path string) (unlock func(), err error) {
+// lockPatiently tries for a moment, because "router status" holds the lock of
+// "router run" for an instant.
+func lockPatiently(ctx context.Context, lock func() (func(), error)) (unlock func(), err error) {
 	for range 20 {
-		if unlock, err = lockFile(path); !errors.Is(err, errRunning) {
+		if unlock, err = lock(); !errors.Is(err, errLocked) {
 			return unlock, err
 		}
 		select {
@@ -252,15 +255,9 @@ func readStatus(dir string) (*status, error) {
 	}
 	// Whether somebody keeps the tunnel is told by the lock, which ends with
 	// the process, however that ended.
-	unlock, err := lockFile(filepath.Join(dir, fileLock))
-	if err == nil {
-		unlock()
-		return s, nil
+	if s.Running, err = isLocked(filepath.Join(dir, fileLock)); err != nil || !s.Running {
+		return s, err
 	}
-	if !errors.Is(err, errRunning) {
-		return nil, err
-	}
-	s.Running = true
 	b, err := os.ReadFile(filepath.Join(dir, fileTunnel))
 	if err == nil {
 		err = json.Unmarshal(b, s.Tunnel)
