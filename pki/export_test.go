@@ -25,3 +25,9 @@ func (m *Manager) LookAtForgotten(ctx context.Context, p Peer) error {
 	defer m.op.Unlock()
 	return m.lookAtPeer(ctx, &peerState{peer: p, state: StateValid})
 }
+
+// The bounds on names and bundles of a directory.
+const (
+	MaxManaged = maxManaged
+	MaxBundles = maxBundles
+)

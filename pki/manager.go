@@ -162,14 +162,22 @@ func (m *Manager) configured(name string) bool {
 	return m.cfg.AllNames || slices.Contains(m.cfg.Names, name)
 }
 
+// managed returns the names that the directory holds.
+func (m *Manager) managed() ([]string, error) {
+	names, err := m.files.Names()
+	if err != nil {
+		return nil, fmt.Errorf("pki: %w", err)
+	}
+	return slices.DeleteFunc(names, func(n string) bool { return checkName(n) != nil }), nil
+}
+
 // refresh looks for files that have changed. It needs op. first is set when it
 // is called to load, not to notice replacements.
 func (m *Manager) refresh(ctx context.Context, first bool) error {
-	names, err := m.files.Names()
+	names, err := m.managed()
 	if err != nil {
-		return fmt.Errorf("pki: %w", err)
+		return err
 	}
-	names = slices.DeleteFunc(names, func(n string) bool { return checkName(n) != nil })
 	if len(names) > maxManaged {
 		return fmt.Errorf("pki: %d names in %q are more than %d", len(names), m.cfg.Dir, maxManaged)
 	}

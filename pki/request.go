@@ -153,6 +153,16 @@ func (m *Manager) makeKey(ctx context.Context, name string, spec keystore.Spec, 
 	if !replace && (p.Key != nil || p.Cert != nil || p.Pending != nil) {
 		return fmt.Errorf("%w: %q has a key or certificate; say replace to make a new one", ErrExists, name)
 	}
+	if p.Key == nil && p.Cert == nil && p.Pending == nil {
+		// One more than refresh takes would be the end of this directory.
+		names, err := m.managed()
+		if err != nil {
+			return err
+		}
+		if len(names) >= maxManaged {
+			return fmt.Errorf("pki: key of %q: %q has %d names already, and takes no more", name, m.cfg.Dir, len(names))
+		}
+	}
 	text, err := m.cfg.Keys.Generate(ctx, spec)
 	if err != nil {
 		return fmt.Errorf("pki: key of %q: %w", name, err)

@@ -97,6 +97,13 @@ func (m *Manager) addTrust(ctx context.Context, name string, text []byte, mode M
 	}
 	encoded := append([]byte(modePrefix+string(mode)+"\n"), encodeCertificates(certs)...)
 	return b, m.write(ctx, func() error {
+		m.mu.RLock()
+		_, there := m.bundles[name]
+		count := len(m.bundles)
+		m.mu.RUnlock()
+		if !there && count >= maxBundles {
+			return fmt.Errorf("pki: trust %q: there are %d bundles already; remove one first", name, count)
+		}
 		if err := m.files.Writer.WriteFile(m.trustPath(name), encoded, 0o644); err != nil {
 			return fmt.Errorf("pki: trust %q: %w", name, err)
 		}
@@ -186,6 +193,9 @@ func checkBundle(certs []*x509.Certificate, now time.Time) []verify.Issue {
 	return issues
 }
 
+// surplusStamp is the stamp of a bundle that is one too many.
+const surplusStamp = "surplus"
+
 // loadTrust reads the bundles that have changed. It needs op.
 func (m *Manager) loadTrust(ctx context.Context) error {
 	entries, err := os.ReadDir(filepath.Join(m.cfg.Dir, trustDir))
@@ -202,15 +212,22 @@ func (m *Manager) loadTrust(ctx context.Context) error {
 		if !ok || checkName(name) != nil {
 			continue
 		}
-		if len(bundles) == maxBundles {
-			return fmt.Errorf("pki: trust: there are more than %d bundles", maxBundles)
-		}
 		stamp := fileStamp(m.trustPath(name))
+		surplus := len(bundles) >= maxBundles
+		if surplus {
+			stamp = surplusStamp
+		}
 		if b := old[name]; b != nil && b.stamp == stamp {
 			bundles[name] = b
 			continue
 		}
-		bundles[name] = m.readBundle(name, stamp)
+		if surplus {
+			// Put there by hand. It is told and not used, so that the rest
+			// works on and it can be removed.
+			bundles[name] = &bundle{stamp: stamp, mode: Strict, trust: verify.NewTrust(nil), problem: fmt.Sprintf("there are more than %d bundles", maxBundles)}
+		} else {
+			bundles[name] = m.readBundle(name, stamp)
+		}
 		changed = true
 		m.cfg.Logger.InfoContext(ctx, "trust bundle loaded", "name", name, "problem", bundles[name].problem)
 	}

@@ -235,11 +235,21 @@ func (h *handler) privateKey(c *call) (any, error) {
 }
 
 func (h *handler) request(c *call) (any, error) {
-	var req pki.Request
+	var req struct {
+		pki.Request
+		// The name of subject_alt_names in the product's own documentation.
+		AltNames []string `json:"subjectAltNames"`
+	}
 	if err := decode(c.r, &req, false); err != nil {
 		return nil, err
 	}
-	csr, err := h.cfg.Manager.CreateRequest(c.r.Context(), req)
+	if len(req.AltNames) > 0 && len(req.SubjectAltNames) > 0 {
+		return nil, pki.FieldErrors{{Field: "subjectAltNames", Text: "it is another name of subject_alt_names; give one of them"}}
+	}
+	if len(req.AltNames) > 0 {
+		req.SubjectAltNames = req.AltNames
+	}
+	csr, err := h.cfg.Manager.CreateRequest(c.r.Context(), req.Request)
 	if err != nil {
 		return nil, err
 	}

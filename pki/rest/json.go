@@ -81,7 +81,9 @@ func decode(r *http.Request, v any, open bool) error {
 		var kind *json.UnmarshalTypeError
 		switch {
 		case errors.As(err, &kind):
-			return pki.FieldErrors{{Field: kind.Field, Text: fmt.Sprintf("it is a JSON %s, which is not expected here", kind.Value)}}
+			// An embedded struct has no part in the JSON.
+			field := strings.TrimPrefix(kind.Field, "Request.")
+			return pki.FieldErrors{{Field: field, Text: fmt.Sprintf("it is a JSON %s, which is not expected here", kind.Value)}}
 		case strings.HasPrefix(err.Error(), "json: unknown field "):
 			field := strings.Trim(strings.TrimPrefix(err.Error(), "json: unknown field "), `"`)
 			return pki.FieldErrors{{Field: field[:min(len(field), 80)], Text: "there is no such field"}}

@@ -3,7 +3,9 @@ package rest_test
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -144,6 +146,26 @@ func TestFlow(t *testing.T) {
 	require.Equal(t, "CN = SSR_12345679", out["detail"].(map[string]any)["subject"])
 	code, _ = b.call(t, "GET", "/api/v1/certificate/other", "T", "")
 	require.Equal(t, 404, code)
+}
+
+func TestAltNamesUnderBothNames(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, field := range []string{"subject_alt_names", "subjectAltNames"} {
+		code, out := b.call(t, "POST", "/api/v1/certificate-request", "T", `{"name":"n","common_name":"c","algorithm":"ECC","`+field+`":["a.example","IP:192.0.2.1"]}`)
+		require.Equal(t, 200, code, out)
+		block, _ := pem.Decode([]byte(out["csr"].(string)))
+		csr, err := x509.ParseCertificateRequest(block.Bytes)
+		require.NoError(t, err)
+		require.Equal(t, []string{"a.example"}, csr.DNSNames)
+		require.Len(t, csr.IPAddresses, 1)
+	}
+	code, out := b.call(t, "POST", "/api/v1/certificate-request", "T", `{"name":"n","common_name":"c","subject_alt_names":["a"],"subjectAltNames":["b"]}`)
+	require.Equal(t, 400, code)
+	require.Equal(t, "subjectAltNames", out["field"])
+	code, out = b.call(t, "POST", "/api/v1/certificate-request", "T", `{"name":7}`)
+	require.Equal(t, 400, code)
+	require.Equal(t, "name", out["field"])
 }
 
 func TestRefusals(t *testing.T) {

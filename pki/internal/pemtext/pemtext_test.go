@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -46,6 +47,33 @@ func TestNoFalseAlarm(t *testing.T) {
 			form, found := pemtext.FindPrivateKey([]byte(text))
 			require.False(t, found, "%s: %s", form, text)
 		}
+	}
+}
+
+// TestPrintedKeys gives what OpenSSL prints for people.
+func TestPrintedKeys(t *testing.T) {
+	t.Parallel()
+	openssl := peer.Need(t, "openssl")
+	for _, args := range [][]string{
+		{"-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"}, {"-algorithm", "RSA"}, {"-algorithm", "ED25519"}, {"-algorithm", "X448"},
+	} {
+		key, err := exec.CommandContext(t.Context(), openssl, append([]string{"genpkey"}, args...)...).Output()
+		require.NoError(t, err, args)
+		printed := exec.CommandContext(t.Context(), openssl, "pkey", "-text", "-noout")
+		printed.Stdin = bytes.NewReader(key)
+		text, err := printed.Output()
+		require.NoError(t, err, args)
+		for _, text := range [][]byte{text, bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n"))} {
+			form, found := pemtext.FindPrivateKey(text)
+			require.True(t, found, "%s", text)
+			require.Equal(t, "a printed private key", form)
+		}
+		printed = exec.CommandContext(t.Context(), openssl, "pkey", "-text_pub", "-noout")
+		printed.Stdin = bytes.NewReader(key)
+		text, err = printed.Output()
+		require.NoError(t, err, args)
+		form, found := pemtext.FindPrivateKey(text)
+		require.False(t, found, "%s: %s", form, text)
 	}
 }
 

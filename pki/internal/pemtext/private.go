@@ -39,6 +39,10 @@ func markers() map[string]string {
 		"begin pkcs12":               "a PKCS #12 file",
 		"putty-user-key-file":        "a PuTTY private key",
 		"privateexponent:":           "a printed private key",
+		"private-key: (":             "a printed private key",
+		"private-key:\npriv:":        "a printed private key",
+		"private-key:\r\npriv:":      "a printed private key",
+		"private-key:\nseed:":        "a printed private key",
 		"-----begin tss2 private":    "a TPM key file",
 		"-----begin openssh private": "an OpenSSH private key",
 	}
