@@ -181,7 +181,15 @@ func (m *simMachine) sign(t *testing.T, number uint64, forged bool) {
 }
 func (m *simMachine) unsign(t *testing.T) { require.NoError(t, os.Remove(m.policy)) }
 func (m *simMachine) revoke(t *testing.T, number uint64) {
-	w, err := tpmwrap.NewSealed(m.config(bootSigned))
+	// Only who opened something may revoke.
+	cfg := m.config(bootSigned)
+	cfg.AnchorIndex = 0x018d0300
+	w, err := tpmwrap.NewSealed(cfg)
+	require.NoError(t, err)
+	key, binding := make([]byte, 32), make([]byte, 32)
+	wrapped, err := w.Wrap(t.Context(), key, binding)
+	require.NoError(t, err)
+	_, err = w.Unwrap(t.Context(), wrapped, binding, key)
 	require.NoError(t, err)
 	require.NoError(t, w.Revoke(t.Context(), number))
 }

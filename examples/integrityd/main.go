@@ -19,6 +19,7 @@ import (
 
 	"github.com/mooringlib/mooring/integrity"
 	"github.com/mooringlib/mooring/integrity/cause"
+	"github.com/mooringlib/mooring/integrity/tpmwrap"
 )
 
 // The exit codes. Everything else that goes wrong is 1.
@@ -219,7 +220,11 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 		return &exit{exitEvent, fmt.Errorf("integrity event: %w; networking stays blocked", err)}
 	}
-	if err := s.revoke(ctx); err != nil {
+	switch err := s.revoke(ctx); {
+	case errors.Is(err, tpmwrap.ErrNotProven):
+		// Networking is up already, and nothing is wrong with this start.
+		fmt.Fprintf(stderr, "integrityd: %v\n", err)
+	case err != nil:
 		return err
 	}
 	fmt.Fprintln(stdout, "ready: every protected directory is verified and open")

@@ -74,10 +74,17 @@ func (d *device) counter(bus *pinned.Bus, key *pinned.Key) (uint64, tpm2.TPM2BNa
 	return binary.BigEndian.Uint64(rsp.Data.Buffer), name, nil
 }
 
+// ErrNotProven is returned by Revoke while nothing says that the boot state that
+// is running would stay allowed: this process did not unwrap the key, because it
+// was started again after that, or unwrapped it in an older state.
+var ErrNotProven = errors.New("tpmwrap: the boot state that is running is not known to stay allowed, so nothing was revoked")
+
 // Revoke brings the counter up to number, so that the TPM refuses every signed
 // policy with a lower one, for good. It refuses to go beyond the highest number
-// of the installed policy, which would lock this system out, and moves at most
-// 4096 steps in one call. Revoking what is revoked already is no error.
+// of the installed policy, which would lock this system out, and returns
+// [ErrNotProven] for one beyond the number of the boot state in which this process
+// unwrapped the key. It moves at most 4096 steps in one call. Revoking what is
+// revoked already is no error.
 func (d *device) Revoke(ctx context.Context, number uint64) error {
 	if d.cfg.Policy.kind() != kindSigned {
 		return errors.New("tpmwrap: only signed policies can be revoked")
@@ -90,7 +97,9 @@ func (d *device) Revoke(ctx context.Context, number uint64) error {
 	if number > highest {
 		return fmt.Errorf("tpmwrap: revoking all policies below %d would revoke the installed one, which has number %d", number, highest)
 	}
-	return d.with(ctx, func(bus *pinned.Bus) error {
+	// This is no failure of the TPM.
+	var unproven error
+	err = d.with(ctx, func(bus *pinned.Bus) error {
 		key, err := d.known(bus)
 		if err != nil {
 			return err
@@ -103,6 +112,10 @@ func (d *device) Revoke(ctx context.Context, number uint64) error {
 		if err != nil {
 			return err
 		}
+		if now < number && (d.used == nil || d.used.Number < number) {
+			unproven = fmt.Errorf("%w: the counter stays at %d instead of %d", ErrNotProven, now, number)
+			return nil
+		}
 		if now < number && number-now > maxIncrements {
 			return fmt.Errorf("tpmwrap: the counter is at %d; %d is more than %d steps away", now, number, maxIncrements)
 		}
@@ -113,6 +126,7 @@ func (d *device) Revoke(ctx context.Context, number uint64) error {
 		}
 		return nil
 	})
+	return errors.Join(err, unproven)
 }
 
 // InstallPolicy checks a signed policy against the configured vendor key and the
@@ -120,19 +134,12 @@ func (d *device) Revoke(ctx context.Context, number uint64) error {
 // policy whose every alternative is revoked is refused. That one of them matches
 // the present boot state is not asked for: it may be that of the next.
 func (d *device) InstallPolicy(ctx context.Context, path string, data []byte) error {
-	p := d.cfg.Policy
-	if p.kind() != kindSigned {
+	if d.cfg.Policy.kind() != kindSigned {
 		return errors.New("tpmwrap: no signed policy is configured")
 	}
-	doc, err := pcrpolicy.Parse(data)
-	if err == nil {
-		err = doc.Verify(p.Vendor)
-	}
-	if err == nil && (doc.Reference != p.Reference || doc.CounterIndex != p.CounterIndex) {
-		err = fmt.Errorf("tpmwrap: policy is for %.64q, not for %q", doc.Reference, p.Reference)
-	}
+	doc, err := d.verified(data)
 	if err != nil {
-		return cause.New(cause.PolicyInvalid, err)
+		return err
 	}
 	highest := highestNumber(doc)
 	err = d.with(ctx, func(bus *pinned.Bus) error {

@@ -126,39 +126,73 @@ func (d *device) enrol(bus *pinned.Bus) (*pinned.Key, error) {
 // Cap extends a register of the policy, so that the TPM does not give the key
 // out again until the machine restarts. It does nothing for a policy without
 // PCRs, or with Policy.NoCap.
+//
+// Every state of a signed policy that holds is capped, not only the one that
+// opened the key: another one may ask for other registers or another bank.
 func (d *device) Cap(ctx context.Context) error {
 	p := d.cfg.Policy
 	if p.NoCap || p.kind() == kindNone {
 		return nil
 	}
 	return d.with(ctx, func(bus *pinned.Bus) error {
-		if d.used == nil {
-			// Nothing was unwrapped by this process, so nothing says which
-			// state holds; any register of the policy does.
-			state, err := d.anyState(bus)
-			if err != nil {
+		states, err := d.states(bus)
+		if err != nil {
+			return err
+		}
+		// A cap may be what another state asks for, hence once more for each.
+		for range len(states) + 1 {
+			capped, err := d.capMatching(bus, states)
+			if err != nil || !capped {
 				return err
 			}
-			d.used = state
 		}
-		pcr, err := p.capOf(indexes(*d.used))
-		if err != nil {
-			return fmt.Errorf("tpmwrap: cap: %w", err)
-		}
-		return extendCap(bus, d.used.Bank, pcr)
+		return errors.New("tpmwrap: the policy allows the boot state still after it was capped")
 	})
 }
 
-func (d *device) anyState(bus *pinned.Bus) (*pcrpolicy.Alternative, error) {
+// states are those in which the key may be given out.
+func (d *device) states(bus *pinned.Bus) ([]pcrpolicy.Alternative, error) {
+	var states []pcrpolicy.Alternative
+	if d.used != nil {
+		states = append(states, *d.used)
+	}
 	if d.cfg.Policy.kind() == kindSigned {
 		doc, err := d.document()
 		if err != nil {
 			return nil, err
 		}
-		return &doc.Alternatives[0], nil
+		return append(states, doc.Alternatives...), nil
 	}
-	state, err := readPCRs(bus, d.cfg.Policy.Bank, d.cfg.Policy.PCRs)
-	return &state, err
+	if d.used != nil {
+		return states, nil
+	}
+	// Nothing was unwrapped by this process, so the present state has to do.
+	now, err := readPCRs(bus, d.cfg.Policy.Bank, d.cfg.Policy.PCRs)
+	return append(states, now), err
+}
+
+// capMatching extends a register of every state that holds, and reports whether
+// there was one.
+func (d *device) capMatching(bus *pinned.Bus, states []pcrpolicy.Alternative) (bool, error) {
+	capped := false
+	for _, a := range states {
+		now, err := readPCRs(bus, a.Bank, indexes(a))
+		if err != nil {
+			return capped, fmt.Errorf("tpmwrap: cap: %w", err)
+		}
+		if !bytes.Equal(now.Composite(), a.Composite()) {
+			continue
+		}
+		pcr, err := d.cfg.Policy.capOf(indexes(a))
+		if err != nil {
+			return capped, fmt.Errorf("tpmwrap: cap: %w", err)
+		}
+		if err := extendCap(bus, a.Bank, pcr); err != nil {
+			return capped, err
+		}
+		capped = true
+	}
+	return capped, nil
 }
 
 // Describe names the TPM for a status page: manufacturer and versions.

@@ -101,12 +101,27 @@ func (d *device) document() (*pcrpolicy.Document, error) {
 	if err != nil {
 		return nil, cause.New(cause.PolicyInvalid, err)
 	}
+	return d.verified(data)
+}
+
+// verified returns a signed policy that is for this configuration, and whose
+// every boot state can be capped where that is asked for.
+func (d *device) verified(data []byte) (*pcrpolicy.Document, error) {
+	p := d.cfg.Policy
 	doc, err := pcrpolicy.Parse(data)
 	if err == nil {
 		err = doc.Verify(p.Vendor)
 	}
 	if err == nil && (doc.Reference != p.Reference || doc.CounterIndex != p.CounterIndex) {
 		err = fmt.Errorf("tpmwrap: policy is for %.64q with counter %#x, not for %q with counter %#x", doc.Reference, doc.CounterIndex, p.Reference, p.CounterIndex)
+	}
+	if err == nil && !p.NoCap {
+		for i, a := range doc.Alternatives {
+			if _, cerr := p.capOf(indexes(a)); cerr != nil {
+				err = fmt.Errorf("tpmwrap: boot state %d: %w", i+1, cerr)
+				break
+			}
+		}
 	}
 	if err != nil {
 		return nil, cause.New(cause.PolicyInvalid, err)
