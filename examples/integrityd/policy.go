@@ -51,7 +51,7 @@ func policyMake(ctx context.Context, args []string, stdout, _ io.Writer) error {
 		return err
 	}
 	state.Number = *number
-	doc, err := pcrpolicy.Make(*reference, 0, state)
+	doc, err := pcrpolicy.Make(*reference, c.Policy.CounterIndex, state)
 	if err != nil {
 		return err
 	}
@@ -62,6 +62,9 @@ func policyMake(ctx context.Context, args []string, stdout, _ io.Writer) error {
 		}
 		if old.Reference != doc.Reference {
 			return fmt.Errorf("%q is a policy for %q, not for %q", *add, old.Reference, doc.Reference)
+		}
+		if old.CounterIndex != doc.CounterIndex {
+			return fmt.Errorf(`%q is a policy with the counter %#x, the configuration has "counter_index" %#x`, *add, old.CounterIndex, doc.CounterIndex)
 		}
 		doc.Alternatives = append(doc.Alternatives, old.Alternatives...)
 	}
