@@ -85,15 +85,17 @@ func FuzzSSH(f *testing.F) {
 }
 
 func FuzzText(f *testing.F) {
-	for _, s := range []string{"1d", "5mo", "", "a:1", "[::1]:933", "psk-only", "MFkw"} {
+	for _, s := range []string{"1d", "5mo", "", "a:1", "[::1]:933", "3f2a:1", "127.1:1", "[fe80::1%e]:1", "psk-only", "MFkw"} {
 		f.Add(s)
 	}
-	f.Fuzz(func(_ *testing.T, s string) {
+	f.Fuzz(func(t *testing.T, s string) {
 		_, _ = sco.ParseLifetime(s)
 		_, _ = sco.ParseEndorsementKey(s)
 		_, _ = sco.ParseSecret(s)
 		_, _ = sco.ParseMode(s)
-		_ = sco.CheckAddress(s)
+		if sco.CheckAddress(s) == nil {
+			require.NoError(t, tunnelTakes(t, s))
+		}
 	})
 }
 
