@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -50,9 +51,14 @@ const (
 	maxUsers    = 1000
 	maxFile     = 1 << 20
 	maxToken    = 4096
-	// maxLimiters bounds the users whose attempts are counted one by one.
-	maxLimiters = 4096
-	issuer      = "mooring"
+	// maxLimiters bounds the users and addresses whose attempts are counted
+	// one by one.
+	maxLimiters = 8192
+	// perAddress and overall are how many times the attempts for one user from
+	// one address are allowed from one address, and altogether.
+	perAddress = 4
+	overall    = 64
+	issuer     = "mooring"
 )
 
 // User is one user as it is kept. It prints without the hash.
@@ -129,9 +135,11 @@ type Config struct {
 	Users []User
 	// Lifetime of a token. Zero means one hour.
 	Lifetime time.Duration
-	// Every and Burst limit the attempts per user: one each Every once Burst
-	// are used up. Zero means 10 seconds and 5. Over all users four times as
-	// many are allowed.
+	// Every and Burst limit the attempts for one user from one address: one
+	// each Every once Burst are used up. Zero means 10 seconds and 5. From one
+	// address four times as many are allowed over all users, and from
+	// everywhere 64 times as many, which bounds the work and no more: who
+	// fails from elsewhere must not lock a user out.
 	Every time.Duration
 	Burst int
 	// Now is the clock. Nil means time.Now.
@@ -174,7 +182,7 @@ func New(cfg Config) (*Authenticator, error) {
 	}
 	a := &Authenticator{
 		cfg: cfg, users: map[string]User{}, secret: make([]byte, 32), limiters: map[string]*rate.Limiter{},
-		all: rate.NewLimiter(rate.Every(cfg.Every/4), 4*cfg.Burst), hashing: make(chan struct{}, 1), derive: User.derive,
+		all: rate.NewLimiter(rate.Every(cfg.Every/overall), overall*cfg.Burst), hashing: make(chan struct{}, 1), derive: User.derive,
 	}
 	_, _ = rand.Read(a.secret) // never fails (crypto/rand)
 	a.ghost = User{Iterations: iterations, Salt: make([]byte, saltSize), Hash: make([]byte, hashSize)}
@@ -185,41 +193,69 @@ func New(cfg Config) (*Authenticator, error) {
 	return a, nil
 }
 
-// allow counts an attempt. The limiter of a user is made at the first attempt,
-// known or not, so that it tells nothing about who there is.
-func (a *Authenticator) allow(user string) error {
+// allow counts an attempt. A limiter is made at the first attempt, for users who
+// are there or not, so that it tells nothing about who is.
+func (a *Authenticator) allow(from, user string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.cfg.Now()
-	l := a.limiters[user]
-	if l == nil {
-		if len(a.limiters) >= maxLimiters {
-			// Those that are full again remember nothing that matters.
-			for name, old := range a.limiters {
-				if old.TokensAt(now) >= float64(a.cfg.Burst) {
-					delete(a.limiters, name)
-				}
-			}
-			if len(a.limiters) >= maxLimiters {
-				return &LimitedError{RetryAfter: a.cfg.Every}
-			}
-		}
-		l = rate.NewLimiter(rate.Every(a.cfg.Every), a.cfg.Burst)
-		a.limiters[user] = l
-	}
-	if !l.AllowN(now, 1) || !a.all.AllowN(now, 1) {
+	from = source(from)
+	// The narrowest comes first, so that one who is refused uses up nothing
+	// that others need.
+	if !a.limiter(from+" "+user, 1, now).AllowN(now, 1) || !a.limiter(from, perAddress, now).AllowN(now, 1) || !a.all.AllowN(now, 1) {
 		return &LimitedError{RetryAfter: a.cfg.Every}
 	}
 	return nil
 }
 
-// Login checks a password and returns a token and when it ends. The error is
-// [ErrRefused], a [*LimitedError], or ctx's.
-func (a *Authenticator) Login(ctx context.Context, user, password string) (string, time.Time, error) {
+// limiter needs mu.
+func (a *Authenticator) limiter(key string, times int, now time.Time) *rate.Limiter {
+	if l := a.limiters[key]; l != nil {
+		return l
+	}
+	if len(a.limiters) >= maxLimiters {
+		// Those that are full again remember nothing that matters.
+		for k, old := range a.limiters {
+			if old.TokensAt(now) >= float64(old.Burst()) {
+				delete(a.limiters, k)
+			}
+		}
+		// To refuse everybody new would lock users out; any one goes.
+		for k := range a.limiters {
+			if len(a.limiters) < maxLimiters {
+				break
+			}
+			delete(a.limiters, k)
+		}
+	}
+	l := rate.NewLimiter(rate.Every(a.cfg.Every/time.Duration(times)), times*a.cfg.Burst)
+	a.limiters[key] = l
+	return l
+}
+
+// source is what counts as one address: of IPv6 the /64, in which one host may
+// take any.
+func source(from string) string {
+	ip, err := netip.ParseAddr(from)
+	if err != nil {
+		return from[:min(len(from), maxUser)]
+	}
+	ip = ip.Unmap().WithZone("")
+	if ip.Is6() {
+		if p, err := ip.Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	return ip.String()
+}
+
+// Login checks a password and returns a token and when it ends. from is the
+// address that the attempt comes from, without a port. The error is [ErrRefused], a [*LimitedError], or ctx's.
+func (a *Authenticator) Login(ctx context.Context, from, user, password string) (string, time.Time, error) {
 	if len(user) > maxUser || len(password) > maxPassword {
 		return "", time.Time{}, ErrRefused
 	}
-	if err := a.allow(user); err != nil {
+	if err := a.allow(from, user); err != nil {
 		return "", time.Time{}, err
 	}
 	select {

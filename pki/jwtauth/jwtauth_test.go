@@ -14,6 +14,9 @@ import (
 	"github.com/mooringlib/mooring/pki/jwtauth"
 )
 
+// home is where attempts come from.
+const home = "192.0.2.1"
+
 type clock struct{ now time.Time }
 
 func authenticator(t *testing.T, c *clock) *jwtauth.Authenticator {
@@ -29,7 +32,7 @@ func TestLoginAndExpiry(t *testing.T) {
 	t.Parallel()
 	c := &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	a := authenticator(t, c)
-	token, end, err := a.Login(t.Context(), "admin", "TheAdminPassword1234")
+	token, end, err := a.Login(t.Context(), home, "admin", "TheAdminPassword1234")
 	require.NoError(t, err)
 	require.Equal(t, c.now.Add(time.Hour), end)
 	user, err := a.Authenticate(t.Context(), token)
@@ -53,8 +56,8 @@ func TestUnknownUserLooksTheSame(t *testing.T) {
 	c := &clock{time.Now()}
 	a := authenticator(t, c)
 	for n := range 8 {
-		_, _, wrong := a.Login(t.Context(), "admin", "wrong password")
-		_, _, unknown := a.Login(t.Context(), "nobody", "wrong password")
+		_, _, wrong := a.Login(t.Context(), home, "admin", "wrong password")
+		_, _, unknown := a.Login(t.Context(), home, "nobody", "wrong password")
 		require.Equal(t, wrong, unknown, "attempt %d", n)
 		if n < 5 {
 			require.ErrorIs(t, wrong, jwtauth.ErrRefused)
@@ -64,10 +67,10 @@ func TestUnknownUserLooksTheSame(t *testing.T) {
 		require.ErrorAs(t, wrong, &limited)
 	}
 	// The right password does not help before the time is over.
-	_, _, err := a.Login(t.Context(), "admin", "TheAdminPassword1234")
+	_, _, err := a.Login(t.Context(), home, "admin", "TheAdminPassword1234")
 	require.Error(t, err)
 	c.now = c.now.Add(time.Minute)
-	_, _, err = a.Login(t.Context(), "admin", "TheAdminPassword1234")
+	_, _, err = a.Login(t.Context(), home, "admin", "TheAdminPassword1234")
 	require.NoError(t, err)
 }
 
@@ -78,7 +81,7 @@ func TestUnknownUserWorks(t *testing.T) {
 	var work []int
 	a.CountDerive(func(n int) { work = append(work, n) })
 	for _, user := range []string{"admin", "nobody", ""} {
-		_, _, err := a.Login(t.Context(), user, "wrong password")
+		_, _, err := a.Login(t.Context(), home, user, "wrong password")
 		require.ErrorIs(t, err, jwtauth.ErrRefused)
 	}
 	require.Equal(t, []int{10, 10, 10}, work)
@@ -92,7 +95,7 @@ func TestPasswordIsCostly(t *testing.T) {
 	require.GreaterOrEqual(t, u.Iterations, 600_000)
 	a, err := jwtauth.New(jwtauth.Config{Users: []jwtauth.User{u}})
 	require.NoError(t, err)
-	_, _, err = a.Login(t.Context(), "admin", "TheAdminPassword1234")
+	_, _, err = a.Login(t.Context(), home, "admin", "TheAdminPassword1234")
 	require.NoError(t, err)
 }
 
@@ -101,7 +104,7 @@ func TestManyUsersAreLimitedTogether(t *testing.T) {
 	a := authenticator(t, &clock{time.Now()})
 	refused := 0
 	for n := range 100 {
-		_, _, err := a.Login(t.Context(), fmt.Sprint("user", n), "wrong password")
+		_, _, err := a.Login(t.Context(), home, fmt.Sprint("user", n), "wrong password")
 		if errors.Is(err, jwtauth.ErrRefused) {
 			refused++
 		}
@@ -109,11 +112,38 @@ func TestManyUsersAreLimitedTogether(t *testing.T) {
 	require.Equal(t, 20, refused)
 }
 
+// TestNobodyIsLockedOut fails from many addresses, with many names.
+func TestNobodyIsLockedOut(t *testing.T) {
+	t.Parallel()
+	c := &clock{time.Now()}
+	a := authenticator(t, c)
+	for n := range 100 {
+		_, _, err := a.Login(t.Context(), "198.51.100.7", "admin", "wrong password")
+		require.Error(t, err)
+		_, _, err = a.Login(t.Context(), "198.51.100.8", fmt.Sprint("user", n), "wrong password")
+		require.Error(t, err)
+		_, _, err = a.Login(t.Context(), fmt.Sprintf("2001:db8::%x", n+1), "admin", "wrong password")
+		if n >= 5 {
+			var limited *jwtauth.LimitedError
+			require.ErrorAs(t, err, &limited, "one network is one address")
+		}
+	}
+	_, _, err := a.Login(t.Context(), home, "admin", "TheAdminPassword1234")
+	require.NoError(t, err)
+	// More of them than can be counted one by one.
+	for n := range 10_000 {
+		_, _, _ = a.Login(t.Context(), fmt.Sprint("10.0.", n/250, ".", n%250), "admin", "wrong password")
+		c.now = c.now.Add(200 * time.Millisecond)
+	}
+	_, _, err = a.Login(t.Context(), home, "admin", "TheAdminPassword1234")
+	require.NoError(t, err)
+}
+
 func TestForgedTokens(t *testing.T) {
 	t.Parallel()
 	c := &clock{time.Now()}
 	a := authenticator(t, c)
-	token, _, err := a.Login(t.Context(), "admin", "TheAdminPassword1234")
+	token, _, err := a.Login(t.Context(), home, "admin", "TheAdminPassword1234")
 	require.NoError(t, err)
 	parts := strings.Split(token, ".")
 	none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`))

@@ -10,7 +10,8 @@
 //
 // All but the first need "Authorization: Bearer TOKEN". A refusal is a JSON object
 // with code, message and, where there is one, field; several bad fields are in
-// errors. Bodies are bounded. Every call is audited.
+// errors. Bodies are bounded. Every call
+// of a user is audited; calls of others are up to a bounded rate.
 //
 // Line breaks inside JSON strings, and PEM whose line breaks are gone, are taken:
 // "curl -d @file" removes line breaks from what it sends.

@@ -9,7 +9,10 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/mooringlib/mooring"
 	"github.com/mooringlib/mooring/pki"
@@ -22,15 +25,20 @@ const (
 	maxBody = 16 << 10
 	// maxCertificateBody bounds the body with a certificate and its chain.
 	maxCertificateBody = 512 << 10
+	// strangerEvery and strangerBurst bound the audit records of calls by
+	// nobody who is logged in: 60 at once, and 8,640 a day.
+	strangerEvery = 10 * time.Second
+	strangerBurst = 60
 )
 
 // Authenticator checks who calls. Implementations are safe for concurrent use
 // and limit attempts by themselves. Package jwtauth has one.
 type Authenticator interface {
-	// Login checks a password and returns a token and when it ends. All
-	// refusals look the same to the caller, but an error with the method
-	// Retry() time.Duration says that there were too many attempts.
-	Login(ctx context.Context, user, password string) (token string, end time.Time, err error)
+	// Login checks a password and returns a token and when it ends. from is
+	// the address of the caller, without a port. All refusals look the same to
+	// the caller, but an error with the method Retry() time.Duration says that
+	// there were too many attempts.
+	Login(ctx context.Context, from, user, password string) (token string, end time.Time, err error)
 	// Authenticate returns the user that a token was given to.
 	Authenticate(ctx context.Context, token string) (user string, err error)
 }
@@ -39,7 +47,9 @@ type Authenticator interface {
 type Config struct {
 	Manager *pki.Manager
 	Auth    Authenticator
-	// Events takes the audit record of every call. Nil means nobody does.
+	// Events takes the audit record of every call by a user, and of as many
+	// refused calls by others as a bounded rate allows; not_recorded in the next
+	// record counts the rest. Nil means nobody does.
 	Events mooring.EventSink
 	// Node is the name of this node in audit events.
 	Node string
@@ -52,6 +62,11 @@ type Config struct {
 type handler struct {
 	cfg Config
 	mux *http.ServeMux
+
+	// strangers bounds the records that anybody can cause, so that they do not
+	// push out those of users; dropped counts the ones that were left out.
+	strangers *rate.Limiter
+	dropped   atomic.Uint64
 }
 
 // New returns the handler. Serve it over TLS only.
@@ -65,7 +80,7 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	h := &handler{cfg: cfg, mux: http.NewServeMux()}
+	h := &handler{cfg: cfg, mux: http.NewServeMux(), strangers: rate.NewLimiter(rate.Every(strangerEvery), strangerBurst)}
 	h.handle("POST /api/v1/login", maxBody, false, h.login)
 	h.handle("POST /api/v1/private-key", maxBody, true, h.privateKey)
 	h.handle("POST /api/v1/certificate-request", maxBody, true, h.request)
@@ -161,15 +176,19 @@ func (h *handler) audit(c *call, status int) {
 	if h.cfg.Events == nil {
 		return
 	}
-	remote, _, err := net.SplitHostPort(c.r.RemoteAddr)
-	if err != nil {
-		remote = c.r.RemoteAddr
+	if c.user == "" && !h.strangers.AllowN(h.cfg.Now(), 1) {
+		h.dropped.Add(1)
+		return
 	}
 	path := c.r.URL.Path
 	if len(path) > 200 {
 		path = path[:200]
 	}
-	detail, err := json.Marshal(map[string]any{"method": c.r.Method, "path": path, "user": c.user, "remote": remote, "status": status})
+	fields := map[string]any{"method": c.r.Method, "path": path, "user": c.user, "remote": remote(c.r), "status": status}
+	if n := h.dropped.Swap(0); n > 0 {
+		fields["not_recorded"] = n
+	}
+	detail, err := json.Marshal(fields)
 	if err != nil {
 		h.cfg.Logger.Error("audit detail", "error", err)
 	}
@@ -184,6 +203,15 @@ func (h *handler) audit(c *call, status int) {
 	h.cfg.Events.RecordEvent(c.r.Context(), mooring.Event{
 		Type: kind, Time: h.cfg.Now(), Node: h.cfg.Node, Description: description, Detail: detail, Permitted: status < 400,
 	})
+}
+
+// remote returns the address of the caller.
+func remote(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }
 
 var errUnauthorized = errors.New("log in first, and send the token as \"Authorization: Bearer TOKEN\"")
@@ -209,7 +237,7 @@ func (h *handler) login(c *call) (any, error) {
 	if err := decode(c.r, &req, true); err != nil {
 		return nil, err
 	}
-	token, _, err := h.cfg.Auth.Login(c.r.Context(), req.Username, req.Password)
+	token, _, err := h.cfg.Auth.Login(c.r.Context(), remote(c.r), req.Username, req.Password)
 	if err != nil {
 		p := &problem{Code: "login_refused", Message: "user name or password is wrong", status: http.StatusUnauthorized}
 		var limited interface{ Retry() time.Duration }

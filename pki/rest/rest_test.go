@@ -27,14 +27,18 @@ import (
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // guard lets "admin" in and has the one token "T".
-type guard struct{ limited bool }
+type guard struct {
+	limited bool
+	from    string
+}
 
 type tooMany struct{}
 
 func (tooMany) Error() string        { return "too many" }
 func (tooMany) Retry() time.Duration { return 9 * time.Second }
 
-func (g *guard) Login(_ context.Context, user, password string) (string, time.Time, error) {
+func (g *guard) Login(_ context.Context, from, user, password string) (string, time.Time, error) {
+	g.from = from
 	switch {
 	case g.limited:
 		return "", time.Time{}, tooMany{}
@@ -232,6 +236,30 @@ func TestLoginRefusals(t *testing.T) {
 		require.NotContains(t, string(e.Detail)+e.Description, "secret-1")
 		require.NotContains(t, string(e.Detail)+e.Description, "nobody")
 	}
+}
+
+// TestStrangersCannotFloodTheAudit calls without a token, as anybody can.
+func TestStrangersCannotFloodTheAudit(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	_, _ = b.call(t, "POST", "/api/v1/private-key", "T", `{"name":"n","algorithm":"ECC"}`)
+	b.ev.list = nil
+	for range 100 {
+		_, _ = b.call(t, "GET", "/api/v1/certificate", "", "")
+		_, _ = b.call(t, "GET", "/nothing", "", "")
+		_, _ = b.call(t, "POST", "/api/v1/login", "", `{"username":"admin","password":"wrong"}`)
+	}
+	require.Equal(t, "192.0.2.1", b.guard.from)
+	flood := len(b.ev.list)
+	require.GreaterOrEqual(t, flood, 10)
+	require.LessOrEqual(t, flood, 60)
+	// Users are recorded all the same, and how much was left out too.
+	for n := range 5 {
+		_, _ = b.call(t, "GET", "/api/v1/certificate", "T", "")
+		require.Len(t, b.ev.list, flood+n+1)
+	}
+	require.Contains(t, string(b.ev.list[flood].Detail), fmt.Sprintf(`"not_recorded":%d`, 300-flood))
+	require.NotContains(t, string(b.ev.list[flood+1].Detail), "not_recorded")
 }
 
 func TestConfig(t *testing.T) {
