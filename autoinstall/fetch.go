@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mooringlib/mooring/autoinstall/tftp"
 )
@@ -32,6 +33,10 @@ type FetchConfig struct {
 	// TLS is used for https URLs; RootCAs is what the device trusts. nil
 	// trusts the system's. It can't turn verification off.
 	TLS *tls.Config
+	// ClockFloor is a time that is certainly past, see Config.ClockFloor:
+	// certificates of servers are checked at this time when the clock (of TLS,
+	// if it has one) is behind it. Zero is no floor.
+	ClockFloor time.Time
 }
 
 // NetFetcher reads tftp, http and https URLs.
@@ -50,6 +55,16 @@ func NewFetcher(cfg FetchConfig) (*NetFetcher, error) {
 		return nil, errors.New("autoinstall: TLS.InsecureSkipVerify is set")
 	}
 	cfg.TLS.MinVersion = max(cfg.TLS.MinVersion, tls.VersionTLS12)
+	clock := cfg.TLS.Time
+	if clock == nil {
+		clock = time.Now
+	}
+	cfg.TLS.Time = func() time.Time {
+		if now := clock(); now.After(cfg.ClockFloor) {
+			return now
+		}
+		return cfg.ClockFloor
+	}
 	return &NetFetcher{cfg}, nil
 }
 

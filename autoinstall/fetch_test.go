@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -87,6 +88,22 @@ func TestFetchHTTP(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestFetchHTTPSWithAClockThatForgotTheTime(t *testing.T) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("x")) }))
+	t.Cleanup(srv.Close)
+	pool := x509.NewCertPool()
+	pool.AddCert(srv.Certificate())
+	cfg := autoinstall.FetchConfig{TLS: &tls.Config{RootCAs: pool, Time: func() time.Time { return time.Unix(-3600, 0) }}}
+	_, err := fetcher(t, cfg)(srv.URL, 100)
+	require.ErrorContains(t, err, "not yet valid")
+	cfg.ClockFloor = srv.Certificate().NotBefore.Add(time.Hour)
+	_, err = fetcher(t, cfg)(srv.URL, 100)
+	require.NoError(t, err)
+	cfg.TLS.Time = func() time.Time { return srv.Certificate().NotAfter.Add(time.Hour) }
+	_, err = fetcher(t, cfg)(srv.URL, 100)
+	require.ErrorContains(t, err, "expired", "the floor is no ceiling")
 }
 
 func TestFetchTFTP(t *testing.T) {
