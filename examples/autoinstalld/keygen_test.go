@@ -141,13 +141,21 @@ func TestKeygenCompletesOnlyWhatWasOrdered(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, string(profile), string(after), "a call that is refused changes nothing")
 	}
-	code, _, errs := invoke(t, "keygen", "-dir", dir, "-serial", "SN1", "-algorithm", "frob")
+	// Nor is a key in a file taken for one in a TPM when the profile is lost,
+	// which another call without -tpm makes anew.
+	require.NoError(t, os.Remove(profilePath(dir, deviceFile)))
+	code, _, errs := invoke(t, "keygen", "-dir", dir, "-serial", "SN1", "-tpm", "simulator")
+	require.Equal(t, 1, code, errs)
+	require.Contains(t, errs, "never overwritten")
+	completes(t, dir, "SN1.crt", "vendor")
+	code, _, errs = invoke(t, "keygen", "-dir", dir, "-serial", "SN1", "-algorithm", "frob")
 	require.Equal(t, 2, code)
 	require.Contains(t, errs, "-algorithm")
 }
 
-// TestSweepMissesWhatIsWrittenWithoutTheLock has the library remove the temporary
-// files of the device's folder at every step of a write of this program.
+// TestSweepMissesWhatIsWrittenWithoutTheLock has the library at work, and all
+// temporary files of the device's folder removed, at every step of a write of
+// this program.
 func TestSweepMissesWhatIsWrittenWithoutTheLock(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "device")
 	roots := filepath.Join(t.TempDir(), "roots")
@@ -156,6 +164,9 @@ func TestSweepMissesWhatIsWrittenWithoutTheLock(t *testing.T) {
 	swept := 0
 	disk := durable.Writer{Before: func(durable.Step, string) error {
 		swept++
+		if err := (durable.Writer{}).Sweep(dir); err != nil {
+			return err
+		}
 		return device.Reset(context.Background())
 	}}
 	require.NoError(t, os.Mkdir(dir, 0o700))
