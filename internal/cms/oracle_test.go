@@ -303,20 +303,17 @@ func TestKeyUnavailable(t *testing.T) {
 func TestTryAll(t *testing.T) {
 	me := identities(t)[0]
 	content := bytes.Repeat([]byte("hostname SN1 up\n"), 3) // a multiple of 16: no wrong key finds such a padding
+	var others []identity
+	for range 3 {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		require.NoError(t, err)
+		cert, err := selfSigned(key, "other")
+		require.NoError(t, err)
+		others = append(others, identity{"other", key, cert})
+	}
 	for _, cipher := range []cms.Cipher{cms.AES256CBC, cms.AES256GCM} {
 		for place := range 4 {
-			list := make([]identity, 0, 4)
-			for i := range 4 {
-				if i == place {
-					list = append(list, me)
-					continue
-				}
-				key, err := rsa.GenerateKey(rand.Reader, 2048)
-				require.NoError(t, err)
-				cert, err := selfSigned(key, "other")
-				require.NoError(t, err)
-				list = append(list, identity{"other", key, cert})
-			}
+			list := slices.Insert(slices.Clone(others), place, me)
 			der, err := cms.Encrypt(content, cms.EncryptConfig{Recipients: certs(list...), Cipher: cipher})
 			require.NoError(t, err)
 			k := &counting{PrivateKey: me.key.(*rsa.PrivateKey)}
