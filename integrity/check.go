@@ -54,7 +54,7 @@ func failed(findings []Finding) bool {
 // Check reports every requirement for Enable, met or not. It proves them where
 // that can be done: an encrypted directory with a throw-away key is made beside
 // each file system's directories, and removed again. On a system that is enabled
-// it says so in one finding.
+// it says so in one finding. The error is that of ctx.
 func (h *Handler) Check(ctx context.Context) ([]Finding, error) {
 	var findings []Finding
 	err := h.exclusive(func() error {
@@ -63,17 +63,24 @@ func (h *Handler) Check(ctx context.Context) ([]Finding, error) {
 			findings = []Finding{{Requirement: "not enabled yet", OK: true, Detail: "configuration integrity is enabled on this system already"}}
 			return nil
 		}
-		if err != nil {
-			return err
-		}
 		var own map[string]bool
 		if len(found) > 0 {
 			own = ownDirectories(found[0].Record)
 		}
 		findings = h.check(ctx, own)
+		if err != nil {
+			findings = append(findings, Finding{Requirement: "no damaged record", Detail: err.Error()})
+		}
 		return nil
 	})
-	return findings, err
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return findings, err
+	case errors.Is(err, errInUse):
+		return []Finding{{Requirement: "no other integrity handler at work", Detail: err.Error()}}, nil
+	}
+	// Without a state directory nothing is enabled here.
+	return append(h.check(ctx, nil), Finding{Requirement: "state directory can be used", Detail: err.Error()}), nil
 }
 
 func (h *Handler) check(ctx context.Context, own map[string]bool) []Finding {

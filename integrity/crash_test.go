@@ -217,7 +217,7 @@ func TestKeyMovesBetweenKindsOfPolicies(t *testing.T) {
 			require.NoError(t, r.handler(t).Rewrap(t.Context(), r.machine.wrapper(t, next)), next)
 			require.NotEqual(t, r.boot, next)
 			r.powerCycle(t)
-			require.Equal(t, cause.RecordCorrupt, cause.Of(r.handler(t).RunOnce(t.Context())), "the old configuration no longer opens")
+			require.Equal(t, cause.ConfigChanged, cause.Of(r.handler(t).RunOnce(t.Context())), "the old configuration no longer opens")
 			r.boot = next
 			require.NoError(t, r.handler(t).RunOnce(t.Context()))
 			r.requireSecrets(t)

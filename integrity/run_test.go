@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -190,7 +191,41 @@ func TestOtherDirectoriesThanEnabledAreRefused(t *testing.T) {
 	cfg.Directories = append(cfg.Directories, r.disk.root()+"/more")
 	h, err := integrity.New(cfg)
 	require.NoError(t, err)
-	require.Equal(t, cause.DirectoryPlain, cause.Of(h.RunOnce(t.Context())))
+	require.Equal(t, cause.ConfigChanged, cause.Of(h.RunOnce(t.Context())))
+	require.NotContains(t, r.consoleText(), "Only a clean install")
+	cfg = r.config(t)
+	cfg.Mode = integrity.ModeCompat
+	h, err = integrity.New(cfg)
+	require.NoError(t, err)
+	require.Equal(t, cause.ConfigChanged, cause.Of(h.RunOnce(t.Context())))
+	require.False(t, cause.ConfigChanged.Final())
+	// Undoing the change is all that it takes.
+	require.NoError(t, r.handler(t).RunOnce(t.Context()))
+}
+
+func TestCheckAlwaysHasAList(t *testing.T) {
+	r := newRig(t, newFakeDisk(t), newFakeMachine(t), bootNone, integrity.ModeDirect)
+	require.NoError(t, os.MkdirAll(r.state, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(r.state, "record-a"), []byte("damaged"), 0o600))
+	unmet := func(h *integrity.Handler) []string {
+		findings, err := h.Check(t.Context())
+		require.NoError(t, err)
+		require.Greater(t, len(findings), 3, "everything else is looked at as well")
+		var out []string
+		for _, f := range findings {
+			if !f.OK {
+				require.NotEmpty(t, f.Detail)
+				out = append(out, f.Requirement)
+			}
+		}
+		return out
+	}
+	require.Equal(t, []string{"no damaged record"}, unmet(r.handler(t)))
+	cfg := r.config(t)
+	cfg.StateDir = filepath.Join(r.state, "record-a", "below")
+	h, err := integrity.New(cfg)
+	require.NoError(t, err)
+	require.Equal(t, []string{"state directory can be written", "state directory can be used"}, unmet(h))
 }
 
 func TestConfigMistakesAreReportedAtOnce(t *testing.T) {

@@ -59,11 +59,11 @@ func (h *Handler) verifyReadable(m *record.Manifest) error {
 func (h *Handler) verifyCovered(m *record.Manifest) error {
 	for _, dir := range h.cfg.Directories {
 		if !slices.ContainsFunc(m.Entries, func(e record.Entry) bool { return e.Path == dir }) {
-			return cause.At(cause.DirectoryPlain, dir, errors.New("integrity: the directory was not there when integrity was enabled"))
+			return cause.At(cause.ConfigChanged, dir, errors.New("integrity: the directory was not there when integrity was enabled"))
 		}
 	}
 	if m.Mode != h.mode {
-		return cause.New(cause.ManifestForged, errors.New("integrity: the manifest has another mode than is configured"))
+		return cause.New(cause.ConfigChanged, errors.New("integrity: the manifest has another mode than is configured"))
 	}
 	return nil
 }

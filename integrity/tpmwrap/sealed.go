@@ -174,11 +174,11 @@ func (d *device) parse(wrapped []byte, forms ...form) (*blob, error) {
 			continue
 		}
 		if b.kind != d.cfg.Policy.kind() {
-			return nil, cause.New(cause.RecordCorrupt, errors.New("tpmwrap: the key is wrapped under another kind of policy than is configured"))
+			return nil, cause.New(cause.ConfigChanged, errors.New("tpmwrap: the key is wrapped under another kind of policy than is configured"))
 		}
 		return b, nil
 	}
-	return nil, cause.New(cause.RecordCorrupt, errors.New("tpmwrap: the key is wrapped in another form than is configured"))
+	return nil, cause.New(cause.ConfigChanged, errors.New("tpmwrap: the key is wrapped in another form than is configured"))
 }
 
 // vouch compares the anchor with binding. It is read in the same session in
