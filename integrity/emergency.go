@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/mooringlib/mooring/integrity/cause"
 )
@@ -52,7 +53,8 @@ type Consoles struct {
 	// none.
 	KernelLog string
 	// Paths are the consoles. Empty means every console of the kernel and every
-	// terminal that somebody is logged in at. A regular file is appended to.
+	// terminal that somebody is logged in at. A regular file is appended to,
+	// and made where it is missing, but not below /dev.
 	Paths []string
 }
 
@@ -76,11 +78,16 @@ func (c Consoles) Emergency(ctx context.Context, text string) error {
 	}
 	// Terminals in raw mode need the carriage return.
 	line := "\r\n" + strings.ReplaceAll(text, "\n", "\r\n")
-	for i, p := range paths {
-		if ctx.Err() != nil || i == maxConsoles {
-			break
-		}
-		errs = append(errs, writeConsole(p, line, text))
+	if ctx.Err() != nil {
+		return errors.Join(append(errs, ctx.Err())...)
 	}
-	return errors.Join(errs...)
+	// All at once, so that terminals that somebody stopped delay no other one,
+	// and together no longer than one of them.
+	failed := make([]error, min(len(paths), maxConsoles))
+	var all sync.WaitGroup
+	for i := range failed {
+		all.Go(func() { failed[i] = writeConsole(paths[i], line, text) })
+	}
+	all.Wait()
+	return errors.Join(append(errs, failed...)...)
 }

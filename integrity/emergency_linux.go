@@ -48,7 +48,12 @@ func writeConsole(path, line, plain string) error {
 	}
 	// A terminal that somebody stopped must not stop us, and one that we open
 	// must not become ours.
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	flags := os.O_WRONLY | os.O_APPEND | unix.O_NOCTTY | unix.O_NONBLOCK | unix.O_CLOEXEC
+	if !strings.HasPrefix(filepath.Clean(path), "/dev/") {
+		// A device that is missing must not become a plain file.
+		flags |= os.O_CREATE
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
 		if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EIO) {
 			// A terminal without anybody at its other end.
