@@ -16,7 +16,8 @@ import (
 const maxIssuers = 64
 
 // revocation answers from the directory that a manager of revocation lists, such
-// as crld, keeps. It never fetches. Which issuer is trusted is package pki's
+// as crld, keeps. It never fetches, and writes nothing there: a manager here knows
+// one issuer, and what others have published is not its to judge. Which issuer is trusted is package pki's
 // question, and it is answered before this one is asked.
 type revocation struct {
 	dir    string
@@ -57,7 +58,7 @@ func (r *revocation) manager(issuer *x509.Certificate) (*crl.Manager, error) {
 	if len(r.open) >= maxIssuers {
 		clear(r.open)
 	}
-	m, err := crl.New(crl.Config{Directory: r.dir, Issuers: []*x509.Certificate{issuer}, Logger: r.logger})
+	m, err := crl.New(crl.Config{Directory: r.dir, Issuers: []*x509.Certificate{issuer}, ReadOnly: true, Logger: r.logger})
 	if err != nil {
 		return nil, err
 	}

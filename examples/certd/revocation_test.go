@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"io/fs"
 	"math/big"
 	"os"
 	"os/exec"
@@ -61,8 +62,38 @@ func TestRevocation(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, out, "keyCompromise")
 
-	// The adapter is what package pki asks for.
+	// Lists of other issuers are left alone.
 	other := newAuthority(t)
+	der, err = x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(time.Hour),
+	}, other.cert, other.key)
+	require.NoError(t, err)
+	both := func() *crl.Manager {
+		m, err := crl.New(crl.Config{Directory: lists, Issuers: []*x509.Certificate{ca.cert, other.cert}})
+		require.NoError(t, err)
+		require.NoError(t, m.Load(t.Context()))
+		return m
+	}
+	require.NoError(t, both().Import(t.Context(), bytes.NewReader(der), "test"))
+	tree := func() map[string]string {
+		files := map[string]string{}
+		require.NoError(t, filepath.WalkDir(lists, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			files[path] = string(data)
+			return err
+		}))
+		return files
+	}
+	before := tree()
+	out, err = ingest(good)
+	require.NoError(t, err, out)
+	require.Equal(t, before, tree())
+
+	// The adapter is what package pki asks for.
+	third := newAuthority(t)
 	parse := func(text string) *x509.Certificate {
 		block, _ := pem.Decode([]byte(text))
 		c, err := x509.ParseCertificate(block.Bytes)
@@ -70,6 +101,6 @@ func TestRevocation(t *testing.T) {
 		return c
 	}
 	pkitest.Revocation(t, &revocation{dir: lists}, pkitest.Cases{
-		Issuer: ca.cert, Good: parse(good), Revoked: revoked, Unknown: parse(other.sign(t, csr)), UnknownIssuer: other.cert,
+		Issuer: ca.cert, Good: parse(good), Revoked: revoked, Unknown: parse(third.sign(t, csr)), UnknownIssuer: third.cert,
 	})
 }

@@ -65,7 +65,7 @@ func (c *cli) openWith(ctx context.Context, logger *slog.Logger) (*site, error) 
 	if err := (durable.Writer{}).MkdirAll(c.state(), 0o700); err != nil {
 		return nil, err
 	}
-	s := &site{c: c, audit: &auditFile{path: c.state("audit.jsonl"), stderr: c.stderr}}
+	s := &site{c: c, audit: &auditFile{path: c.state("audit.jsonl"), limit: maxAudit, stderr: c.stderr}}
 	cfg := pki.Config{Dir: c.dir, AllNames: true, Events: s.audit, Logger: logger, CheckInterval: checkInterval}
 	host, err := os.Hostname()
 	if err != nil {
@@ -238,6 +238,7 @@ func (c *cli) users() ([]jwtauth.User, error) {
 // auditFile appends events to a file, one JSON object a line.
 type auditFile struct {
 	path   string
+	limit  int64
 	stderr io.Writer
 	mu     sync.Mutex
 }
@@ -256,7 +257,14 @@ func (a *auditFile) append(e mooring.Event) error {
 	if err != nil {
 		return err
 	}
-	if info, err := os.Stat(a.path); err == nil && info.Size() > maxAudit {
+	// The server and commands write at the same time. Without a lock two could
+	// rename one after the other, and the older file would be lost.
+	unlock, err := lockFile(a.path + ".lock")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if info, err := os.Stat(a.path); err == nil && info.Size() > a.limit {
 		if err := os.Rename(a.path, a.path+".1"); err != nil {
 			return err
 		}
