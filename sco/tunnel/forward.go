@@ -206,6 +206,7 @@ func (r Rules) Allows(host string, port uint16) bool {
 // Policy is what one router may ask of its conductor.
 type Policy struct {
 	// Dial says to what the conductor connects for the router (direct-tcpip).
+	// What the conductor listens on for another router is refused in any case.
 	Dial Rules
 	// Listen says on what the conductor listens for the router
 	// (tcpip-forward). The host is the one the router asks for; "localhost",

@@ -206,7 +206,7 @@ func TestClientIntoOpenSSHServer(t *testing.T) {
 	c, err := tunnel.NewClient(tunnel.ClientConfig{
 		Addresses: []string{addr}, HostKeys: []ssh.PublicKey{hostKey.PublicKey()}, Signer: router, User: login,
 		Local: []tunnel.Forward{{Listen: local, Target: target}}, Remote: []tunnel.Forward{{Listen: remote, Target: target}},
-		KeepAlive: 50 * time.Millisecond, Observer: watch, Logger: testLogger(t),
+		KeepAlive: 500 * time.Millisecond, Observer: watch, Logger: testLogger(t),
 	})
 	require.NoError(t, err)
 	stop := background(t, c.Run)

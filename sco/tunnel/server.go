@@ -395,6 +395,35 @@ func (s *Server) leave(c *serverConn) {
 	s.sessions[id] = rest
 }
 
+// heldByOther reports whether tcp leads to what the server listens on for another
+// router: what a router exposes to the conductor is not for the other routers. It
+// is asked of the connection, because names tell too little.
+func (s *Server) heldByOther(assetID string, tcp net.Conn) bool {
+	to, ok := tcp.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	// A connection to this machine has one of its addresses at both ends.
+	from, ok := tcp.LocalAddr().(*net.TCPAddr)
+	if !to.IP.IsLoopback() && (!ok || !from.IP.Equal(to.IP)) {
+		return false
+	}
+	s.mu.Lock()
+	var others []*serverConn
+	for id, list := range s.sessions {
+		if id != assetID {
+			others = append(others, list...)
+		}
+	}
+	s.mu.Unlock()
+	for _, o := range others {
+		if o.holds(to) {
+			return true
+		}
+	}
+	return false
+}
+
 // Sessions returns the connections of the moment, in no order.
 func (s *Server) Sessions() []Session {
 	s.mu.Lock()

@@ -145,7 +145,14 @@ func (c *serverConn) channel(ctx context.Context, nc ssh.NewChannel) {
 	if !c.link.do(func() {
 		defer c.link.release()
 		addr := net.JoinHostPort(m.Host, strconv.Itoa(int(m.Port)))
-		err := c.link.answer(ctx, nc, func(ctx context.Context) (net.Conn, error) { return s.cfg.DialContext(ctx, "tcp", addr) })
+		err := c.link.answer(ctx, nc, func(ctx context.Context) (net.Conn, error) {
+			tcp, err := s.cfg.DialContext(ctx, "tcp", addr)
+			if err == nil && s.heldByOther(c.session.Peer.AssetID, tcp) {
+				_ = tcp.Close()
+				return nil, fmt.Errorf("%w: another router's forward listens there", ErrNotAllowed)
+			}
+			return tcp, err
+		})
 		if err != nil {
 			s.log.InfoContext(ctx, "forward failed", "router", c.session.Peer.Router, "address", addr, "error", err)
 		}
@@ -253,6 +260,19 @@ func (c *serverConn) cancel(m forwardRequest) bool {
 		c.link.untrack(ln)
 	}
 	return ok
+}
+
+// holds reports whether it listens for this router on an address of this machine.
+func (c *serverConn) holds(to *net.TCPAddr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, ln := range c.listeners {
+		a, ok := ln.Addr().(*net.TCPAddr)
+		if ok && a.Port == to.Port && (a.IP.Equal(to.IP) || a.IP.IsUnspecified()) {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *serverConn) listens(host string, port uint16) bool {

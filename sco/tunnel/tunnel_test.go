@@ -179,6 +179,47 @@ func TestServerRefuses(t *testing.T) {
 	require.Len(t, w.server.Sessions(), 1, "nothing of this ends the connection")
 }
 
+// TestRouterCanNotDialWhatAnotherExposes to the conductor.
+func TestRouterCanNotDialWhatAnotherExposes(t *testing.T) {
+	p := tunnel.Policy{Dial: mustRules(t, "*:*"), Listen: mustRules(t, "*:*")}
+	w := newWorld(t, func(cfg *tunnel.ServerConfig) { cfg.Policy = func(tunnel.Peer) tunnel.Policy { return p } })
+	other := newKey(t)
+	w.ring.add(other.PublicKey(), tunnel.Peer{AssetID: "asset-2", Router: "other", Node: "node0"})
+	mine, err := w.raw(w.router)
+	require.NoError(t, err)
+	defer mine.Close()
+	theirs, err := w.raw(other)
+	require.NoError(t, err)
+	defer theirs.Close()
+	for _, host := range []string{"127.0.0.1", "0.0.0.0"} {
+		ln, err := mine.Listen("tcp", host+":0")
+		require.NoError(t, err)
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}
+		}()
+		_, port, err := net.SplitHostPort(ln.Addr().String())
+		require.NoError(t, err)
+		for _, name := range []string{"127.0.0.1", "localhost"} {
+			_, err = theirs.Dial("tcp", name+":"+port)
+			require.ErrorContains(t, err, "connection failed", "%s for %s", name, host)
+			c, err := mine.Dial("tcp", name+":"+port)
+			require.NoError(t, err, "its own")
+			exchange(t, c)
+		}
+		exchange(t, dialTCP(t, "127.0.0.1:"+port))
+	}
+	c, err := theirs.Dial("tcp", echo(t))
+	require.NoError(t, err, "what no router listens on")
+	exchange(t, c)
+}
+
 func TestServerAuthenticatesByKeyOnly(t *testing.T) {
 	w := newWorld(t, nil)
 	other := newKey(t)
