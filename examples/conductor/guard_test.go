@@ -3,17 +3,22 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/mooringlib/mooring/sco/tunnel"
 )
 
 // TestInitLeavesForeignDirectoriesAlone: neither their content nor their mode
@@ -173,4 +178,60 @@ func TestLegacyPause(t *testing.T) {
 	require.Equal(t, time.Second, legacyPause(time.Millisecond))
 	require.Equal(t, 5*time.Second, legacyPause(100*time.Millisecond))
 	require.Equal(t, time.Minute, legacyPause(time.Hour))
+}
+
+// TestLateRecordsOfTunnels: the newest connection stays, and only the pinned key's
+// count.
+func TestLateRecordsOfTunnels(t *testing.T) {
+	s := newSite(t)
+	s.start()
+	s.must("router", "add", "-name", "r", "-mode", "psk-only", "-node", "node0", "-asset-id", "A")
+	newDevice(t, "A").mustOnboard(s.token("r"))
+	s.serve.stop(t)
+	log := slog.New(slog.DiscardHandler)
+	st, err := open(t.Context(), s.dir, "conductor", log)
+	require.NoError(t, err)
+	defer st.Close()
+	l := &links{registry: st.registry, log: log}
+	n, _ := s.node("r")
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(n.Status.SSHKey))
+	require.NoError(t, err)
+	now := time.Now()
+	session := func(id string, since time.Time) tunnel.Session {
+		return tunnel.Session{ID: id, Peer: tunnel.Peer{Router: "r", Node: "node0", AssetID: "A"}, RemoteAddr: id, Since: since, Fingerprint: ssh.FingerprintSHA256(key)}
+	}
+	stranger := session("of another key", now)
+	stranger.Fingerprint = "SHA256:x"
+	l.Connected(t.Context(), stranger)
+	n, _ = s.node("r")
+	require.False(t, n.Status.Link.Up)
+	newer, older := session("newer", now), session("older", now.Add(-time.Second))
+	l.Connected(t.Context(), newer)
+	l.Connected(t.Context(), older)
+	n, _ = s.node("r")
+	require.Equal(t, "newer", n.Status.Link.Remote)
+	l.Disconnected(t.Context(), older, io.EOF)
+	n, _ = s.node("r")
+	require.True(t, n.Status.Link.Up)
+	l.Disconnected(t.Context(), newer, io.EOF)
+	n, _ = s.node("r")
+	require.False(t, n.Status.Link.Up)
+}
+
+// TestRootsAddedAtTheSameTime are all there in the end.
+func TestRootsAddedAtTheSameTime(t *testing.T) {
+	s := newSite(t)
+	var all sync.WaitGroup
+	const n = 8
+	for range n {
+		file := newManufacturer(t).roots()
+		all.Go(func() {
+			_, err := s.call("devid", "add", "-roots", file)
+			assert.NoError(t, err)
+		})
+	}
+	all.Wait()
+	roots, err := readCertificates(filepath.Join(s.dir, fileRoots))
+	require.NoError(t, err)
+	require.Len(t, roots, n)
 }

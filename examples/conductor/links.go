@@ -43,9 +43,17 @@ func registryPeer(p tunnel.Peer) sco.Peer {
 	return sco.Peer{Router: p.Router, Node: p.Node, AssetID: p.AssetID}
 }
 
+// sessionPeer also says by which key and since when, so that a connection that is
+// recorded late does not pass for the present one.
+func sessionPeer(s tunnel.Session) sco.Peer {
+	p := registryPeer(s.Peer)
+	p.SSHKey, p.Since = s.Fingerprint, s.Since
+	return p
+}
+
 // Connected implements [tunnel.Observer].
 func (l *links) Connected(ctx context.Context, s tunnel.Session) {
-	id, err := l.registry.Connected(ctx, registryPeer(s.Peer), s.RemoteAddr)
+	id, err := l.registry.Connected(ctx, sessionPeer(s), s.RemoteAddr)
 	if err != nil {
 		l.log.ErrorContext(ctx, "recording a tunnel failed", "router", s.Peer.Router, "error", err)
 		return

@@ -77,6 +77,22 @@ func open(ctx context.Context, dir, node string, log *slog.Logger) (*state, erro
 	return s, nil
 }
 
+// alone keeps other processes from doing the same at the same time, by the store's
+// lock.
+func (s *state) alone(ctx context.Context, f func() error) error {
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return fmt.Errorf("locking %q: %w", s.dir, err)
+	}
+	err = f()
+	_, end := conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
+	return errors.Join(err, end)
+}
+
 func (s *state) Close() error { return s.db.Close() }
 
 func openStore(ctx context.Context, path string) (*sql.DB, *sqlstore.Store, error) {
@@ -321,7 +337,10 @@ func (e *eventFile) RecordEvent(ctx context.Context, ev mooring.Event) {
 		if err != nil {
 			return err
 		}
-		_, err = f.Write(append(line, '\n'))
+		if _, err = f.Write(append(line, '\n')); err == nil {
+			// What was permitted must not be forgotten by a power failure.
+			err = f.Sync()
+		}
 		return errors.Join(err, f.Close())
 	}()
 	if err != nil {

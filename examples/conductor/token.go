@@ -149,7 +149,7 @@ are trusted already.`, std)
 		}
 	}
 	return withState(ctx, *dir, func(s *state) error {
-		return addRoots(durable.Writer{}, filepath.Join(s.dir, fileRoots), fresh)
+		return s.alone(ctx, func() error { return addRoots(durable.Writer{}, filepath.Join(s.dir, fileRoots), fresh) })
 	})
 }
 
