@@ -120,9 +120,13 @@ func (d *Device) tryAll(ctx context.Context, loc *Location, s *state) error {
 			missing = errors.Join(missing, fmt.Errorf("%.200q: %w", text, err))
 			continue
 		}
+		begun := time.Now()
 		err = d.install(ctx, file, Load{Source: text}, s)
 		if err == nil {
 			return nil
+		}
+		if err := pad(ctx, begun, err); err != nil {
+			return err
 		}
 		if !errors.Is(err, ErrRefused) {
 			return err
@@ -136,6 +140,23 @@ func (d *Device) tryAll(ctx context.Context, loc *Location, s *state) error {
 		missing = errors.New("nobody named a server")
 	}
 	return nothingYet(missing)
+}
+
+// pad makes vague refusals take the same time, whatever failed: the server sees
+// when the next request comes.
+func pad(ctx context.Context, begun time.Time, err error) error {
+	var r *RefusedError
+	if !errors.As(err, &r) || !r.vague {
+		return nil
+	}
+	timer := time.NewTimer(refusalTime - time.Since(begun))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Load says what [Device.Load] is given.

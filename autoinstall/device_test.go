@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -71,31 +72,33 @@ func TestEncryptedAndPlainAreToldByContent(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t, func(c *autoinstall.Config) {
-				c.EncryptedOnly = tt.encrypted
-				c.Keys = []autoinstall.Key{ec.asKey("ec"), rs.asKey("rsa")}
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, func(c *autoinstall.Config) {
+					c.EncryptedOnly = tt.encrypted
+					c.Keys = []autoinstall.Key{ec.asKey("ec"), rs.asKey("rsa")}
+				})
+				b.shelf.put(fileURL, tt.file)
+				d := b.device(t)
+				err := d.Once(t.Context())
+				if tt.want == nil {
+					require.NoError(t, err)
+					got, err := os.ReadFile(b.path)
+					require.NoError(t, err)
+					require.Equal(t, config1, string(got))
+					return
+				}
+				require.ErrorIs(t, err, tt.want)
+				require.ErrorIs(t, err, autoinstall.ErrRefused)
+				require.NotErrorIs(t, err, autoinstall.ErrNothingYet)
+				require.NoFileExists(t, b.path)
+				require.Zero(t, b.installer.installs)
+				require.NotContains(t, err.Error(), "\n")
+				st, err := d.Status(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, autoinstall.PhaseWaiting, st.Phase)
+				require.True(t, st.Refused)
+				require.NotEmpty(t, st.Reason)
 			})
-			b.shelf.put(fileURL, tt.file)
-			d := b.device(t)
-			err := d.Once(t.Context())
-			if tt.want == nil {
-				require.NoError(t, err)
-				got, err := os.ReadFile(b.path)
-				require.NoError(t, err)
-				require.Equal(t, config1, string(got))
-				return
-			}
-			require.ErrorIs(t, err, tt.want)
-			require.ErrorIs(t, err, autoinstall.ErrRefused)
-			require.NotErrorIs(t, err, autoinstall.ErrNothingYet)
-			require.NoFileExists(t, b.path)
-			require.Zero(t, b.installer.installs)
-			require.NotContains(t, err.Error(), "\n")
-			st, err := d.Status(t.Context())
-			require.NoError(t, err)
-			require.Equal(t, autoinstall.PhaseWaiting, st.Phase)
-			require.True(t, st.Refused)
-			require.NotEmpty(t, st.Reason)
 		})
 	}
 }

@@ -21,7 +21,9 @@
 //     during the first hour and every hour after that, for ever, with jitter
 //     (section 4.3), and [Status] says when and why, across restarts.
 //   - All failures look the same from outside: the schedule doesn't depend on
-//     why a file was refused, so that retries are no oracle for its sender.
+//     why a file was refused, so that retries are no oracle for its sender. For
+//     messages without integrity neither do texts, nor the time of the next
+//     request, as long as [Config.Sane] takes less than a second.
 //
 // # What RFC 8886 does not give
 //

@@ -48,8 +48,12 @@ var (
 type RefusedError struct {
 	// Source is where it came from: a URL, or a file's name.
 	Source string
-	// Err is why.
+	// Err is why. For an encrypted message without integrity it doesn't tell
+	// what failed once the key was used, and matches [ErrDecrypt] and
+	// [ErrInsane] alike.
 	Err error
+
+	vague bool
 }
 
 // Error quotes the source.

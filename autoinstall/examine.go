@@ -12,16 +12,28 @@ import (
 	"github.com/mooringlib/mooring/internal/cms"
 )
 
+// errVague is the one answer to a message without integrity that the key was
+// used on and that came to nothing. Whoever changes such a message on its way
+// would learn about the plain text from more (a padding oracle), wherever the
+// text is shown. A failed decryption with integrity reads the same: there is
+// nothing more to say about it.
+var errVague = fmt.Errorf("%w, or what came out is not acceptable: empty, not signed as it has to be, or %w",
+	ErrDecrypt, ErrInsane)
+
 // examine turns a file into a configuration that passed every check, or says
-// why it is refused. It changes nothing. clock is the device's.
+// why it is refused. It changes nothing.
 func (d *Device) examine(ctx context.Context, file []byte, source string, s *state) (*Configuration, error) {
+	c := &Configuration{Content: file, Source: source}
 	refuse := func(err error) (*Configuration, error) {
-		return nil, &RefusedError{Source: source, Err: err}
+		r := &RefusedError{Source: source, Err: err}
+		if c.Encrypted && !c.Authenticated && c.Owner == nil || errors.Is(err, cms.ErrDecrypt) {
+			r.Err, r.vague = errVague, true
+		}
+		return nil, r
 	}
 	if int64(len(file)) > d.cfg.MaxSize {
 		return refuse(fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(file), d.cfg.MaxSize))
 	}
-	c := &Configuration{Content: file, Source: source}
 	kind := detect(file)
 	if kind == cms.KindEncrypted {
 		if err := d.decrypt(c); err != nil {
@@ -111,6 +123,9 @@ func (d *Device) verify(c *Configuration, s *state) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUntrusted, err)
 	}
+	if d.cfg.Owner != nil {
+		c.Owner = signed.Signer
+	}
 	claims, err := cms.ParseOwnerClaims(signed.Attributes)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUntrusted, err)
@@ -131,7 +146,7 @@ func (d *Device) verify(c *Configuration, s *state) error {
 	if claims.Counter > 0 && claims.Counter < s.Counter {
 		return fmt.Errorf("%w: its counter is %d, %d is installed", ErrRollback, claims.Counter, s.Counter)
 	}
-	c.Owner, c.Counter = signed.Signer, claims.Counter
+	c.Counter = claims.Counter
 	return nil
 }
 

@@ -14,6 +14,9 @@ const (
 	maxRedirects = 3
 	maxStateSize = 64 << 10
 
+	// refusalTime is longer than a TPM and a sanity check take together.
+	refusalTime = 2 * time.Second
+
 	httpHeaderTimeout = 30 * time.Second
 	httpTimeout       = 15 * time.Minute
 )
