@@ -25,6 +25,9 @@ var (
 	ErrInUse = partial.ErrLocked
 	// ErrUnknown says that the state directory knows no such download.
 	ErrUnknown = errors.New("no download of this version is known")
+	// ErrDamagedStatus says that what is known of a download cannot be read. The
+	// next Download of the version writes it anew.
+	ErrDamagedStatus = errors.New("the status is damaged")
 )
 
 // SpaceError says that the disk is full, read-only or over quota. The download

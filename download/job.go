@@ -90,7 +90,7 @@ func (j *job) begin() {
 		if !errors.Is(err, ErrUnknown) {
 			j.d.cfg.Logger.Warn("the last status cannot be read; the download has a new budget", "version", j.req.Version, "error", err)
 		}
-		return
+		old = Status{}
 	}
 	if old.State != StateComplete && old.State != StateFailed && old.Attempt > 0 {
 		j.st.Attempt, j.st.Started = old.Attempt, old.Started
@@ -99,7 +99,15 @@ func (j *job) begin() {
 		}
 	}
 	if p, paused := j.d.store.paused(j.req.Version); paused && strings.HasPrefix(p.Reason, diskFull) {
-		// Whoever calls again has made room, or will be told again.
+		// Whoever calls again has made room, or will be told again. The new
+		// deadline is on the disk before the pause is gone.
+		if !j.st.Deadline.IsZero() && j.st.Deadline.Equal(old.Deadline) {
+			j.st.Deadline = p.extend(j.st.Deadline, now)
+			old.Deadline = j.st.Deadline
+			if err := j.d.store.save(old, true); err != nil {
+				j.d.cfg.Logger.Warn("the status could not be written", "error", err)
+			}
+		}
 		_ = j.d.store.writer.Remove(j.d.store.file(j.req.Version, "pause"))
 	}
 }
@@ -123,9 +131,7 @@ func (j *job) standStill(ctx context.Context) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if now := j.d.cfg.Now(); !j.st.Deadline.IsZero() && !pause.Since.IsZero() && now.After(pause.Since) {
-		j.st.Deadline = j.st.Deadline.Add(now.Sub(pause.Since))
-	}
+	j.st.Deadline = pause.extend(j.st.Deadline, j.d.cfg.Now())
 	return nil
 }
 
@@ -308,7 +314,7 @@ func (j *job) fetch(ctx context.Context, sources []Source, sequenced bool) (offe
 		}
 		return false, errAllDown
 	}
-	if err := j.d.store.accept(m, j.d.cfg.Now()); err != nil {
+	if err := j.d.store.accept(ctx, m, j.d.cfg.Now()); err != nil {
 		return false, err
 	}
 	if err := j.open(ctx, m, offers); err != nil {

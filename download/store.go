@@ -1,6 +1,7 @@
 package download
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,23 +37,53 @@ func (s *Store) file(version, name string) string { return filepath.Join(s.dir, 
 // Pause asks for a download to stand still, whichever process runs it, and for
 // it to stay so over restarts until [Store.Resume].
 func (s *Store) Pause(version, reason string) error {
-	if _, err := s.Show(version); err != nil {
+	if err := s.known(version); err != nil {
 		return err
 	}
 	return s.writePause(version, reason)
+}
+
+// known returns an error for a version that was never asked for. A damaged
+// status keeps nobody from steering its download.
+func (s *Store) known(version string) error {
+	_, err := s.read(version)
+	if errors.Is(err, ErrDamagedStatus) {
+		return nil
+	}
+	return err
 }
 
 // pauseFile says since when and why a download stands still.
 type pauseFile struct {
 	Since  time.Time `json:"since"`
 	Reason string    `json:"reason"`
+	// Deadline is the one that counted when the pause began. To give the time
+	// back from there can be repeated after a crash.
+	Deadline time.Time `json:"deadline,omitzero"`
+}
+
+// extend returns the deadline with the paused time given back.
+func (p pauseFile) extend(deadline, now time.Time) time.Time {
+	if deadline.IsZero() || p.Since.IsZero() || !now.After(p.Since) {
+		return deadline
+	}
+	if p.Deadline.IsZero() {
+		return deadline.Add(now.Sub(p.Since))
+	}
+	if given := p.Deadline.Add(now.Sub(p.Since)); given.After(deadline) {
+		return given
+	}
+	return deadline
 }
 
 // writePause keeps the beginning of a pause that lasts already.
 func (s *Store) writePause(version, reason string) error {
-	p := pauseFile{time.Now(), reason}
+	p := pauseFile{Since: time.Now(), Reason: reason}
+	if st, err := s.read(version); err == nil && st.State != StateComplete && st.State != StateFailed {
+		p.Deadline = st.Deadline
+	}
 	if old, paused := s.paused(version); paused && !old.Since.IsZero() {
-		p.Since = old.Since
+		p.Since, p.Deadline = old.Since, old.Deadline
 	}
 	data, err := json.Marshal(p)
 	if err != nil {
@@ -62,10 +93,20 @@ func (s *Store) writePause(version, reason string) error {
 }
 
 // Resume takes a pause back. It is no error when there is none. running tells
-// whether a process has the download and goes on with it.
+// whether a process has the download and goes on with it. The paused time does
+// not count: whoever goes on has that much longer.
 func (s *Store) Resume(version string) (running bool, err error) {
-	if _, err := s.Show(version); err != nil {
+	if err := s.known(version); err != nil {
 		return false, err
+	}
+	if p, paused := s.paused(version); paused && !s.owned(version) {
+		// The process that has the download would do this itself.
+		if st, err := s.read(version); err == nil && !st.Deadline.IsZero() {
+			st.Deadline = p.extend(st.Deadline, time.Now())
+			if err := s.save(st, true); err != nil {
+				return false, fmt.Errorf("download: %w", partial.LocalError(s.dir, err))
+			}
+		}
 	}
 	if err := s.writer.Remove(s.file(version, "pause")); err != nil {
 		return false, err
@@ -87,8 +128,8 @@ func (s *Store) paused(version string) (pauseFile, bool) {
 	return p, true
 }
 
-// Show returns the status of one download, or an error that wraps [ErrUnknown].
-func (s *Store) Show(version string) (Status, error) {
+// read returns the status as it was written.
+func (s *Store) read(version string) (Status, error) {
 	var st Status
 	if err := repo.CheckVersion(version); err != nil {
 		return st, fmt.Errorf("download: %w", err)
@@ -101,7 +142,17 @@ func (s *Store) Show(version string) (Status, error) {
 		return st, fmt.Errorf("download: status of %q: %w", version, err)
 	}
 	if err := json.Unmarshal(data, &st); err != nil {
-		return st, fmt.Errorf("download: status of %q is damaged: %w", version, err)
+		return st, fmt.Errorf("download: status of %q %w: %w", version, ErrDamagedStatus, err)
+	}
+	return st, nil
+}
+
+// Show returns the status of one download, or an error that wraps [ErrUnknown]
+// or [ErrDamagedStatus].
+func (s *Store) Show(version string) (Status, error) {
+	st, err := s.read(version)
+	if err != nil {
+		return Status{}, err
 	}
 	pause, paused := s.paused(version)
 	owned := s.owned(version)
@@ -115,7 +166,8 @@ func (s *Store) Show(version string) (Status, error) {
 	return st, nil
 }
 
-// List returns every download that the store knows, by version.
+// List returns every download that the store knows, by version. A status that
+// cannot be read makes an error, beside those that can.
 func (s *Store) List() ([]Status, error) {
 	entries, err := os.ReadDir(s.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -156,11 +208,11 @@ func (s *Store) owned(version string) bool {
 // own takes the download of a version for this process.
 func (s *Store) own(version string) (*os.File, error) {
 	if err := s.writer.MkdirAll(filepath.Join(s.dir, version), 0o755); err != nil {
-		return nil, err
+		return nil, partial.LocalError(s.dir, err)
 	}
 	f, err := os.OpenFile(s.file(version, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("download: %w", err)
+		return nil, fmt.Errorf("download: %w", partial.LocalError(s.dir, err))
 	}
 	if err := partial.Lock(f); err != nil {
 		_ = f.Close()
@@ -212,17 +264,22 @@ func (s *Store) counters() (map[string]counter, error) {
 }
 
 // accept remembers a manifest, durably, before anything of it is used.
-func (s *Store) accept(m *repo.Manifest, now time.Time) error {
+func (s *Store) accept(ctx context.Context, m *repo.Manifest, now time.Time) error {
+	name := filepath.Join(s.dir, "counters.json")
 	f, err := os.OpenFile(filepath.Join(s.dir, "counters.lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return fmt.Errorf("download: %w", err)
+		return fmt.Errorf("download: %w", partial.LocalError(name, err))
 	}
 	defer f.Close()
 	for range 100 {
 		if err = partial.Lock(f); !errors.Is(err, partial.ErrLocked) {
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("download: rollback counters: %w", err)
@@ -239,7 +296,7 @@ func (s *Store) accept(m *repo.Manifest, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return s.writer.WriteFile(filepath.Join(s.dir, "counters.json"), data, 0o644)
+	return partial.LocalError(name, s.writer.WriteFile(name, data, 0o644))
 }
 
 func readLimited(name string, limit int64) ([]byte, error) {

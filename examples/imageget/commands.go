@@ -86,15 +86,20 @@ func runResume(ctx context.Context, args []string, stdout, stderr io.Writer) err
 		return err
 	}
 	store := download.NewStore(cfg.StateDir)
-	st, err := store.Show(*version)
-	if err != nil {
-		return err
+	st, damaged := store.Show(*version)
+	if damaged != nil && !errors.Is(damaged, download.ErrDamagedStatus) {
+		return damaged
 	}
 	running, err := store.Resume(*version)
 	if err != nil {
 		return err
 	}
 	switch {
+	case running && damaged != nil:
+		fmt.Fprintf(stdout, "%s goes on\n", *version)
+		return nil
+	case damaged != nil:
+		return fmt.Errorf("%w; the pause is gone, go on with: imageget get -config %s -version %s -out FILE", damaged, c.config, *version)
 	case st.State == download.StateComplete:
 		fmt.Fprintf(stdout, "%s is complete: %s\n", st.Version, st.Out)
 		return nil
@@ -120,7 +125,7 @@ func runPause(args []string, stdout io.Writer) error {
 	}
 	store := download.NewStore(cfg.StateDir)
 	st, err := store.Show(*version)
-	if err != nil {
+	if err != nil && !errors.Is(err, download.ErrDamagedStatus) {
 		return err
 	}
 	if st.State == download.StateComplete || st.State == download.StateFailed {
@@ -154,13 +159,14 @@ func runShow(args []string, stdout io.Writer) error {
 			return err
 		}
 		list = append(list, st)
-	} else if list, err = store.List(); err != nil {
-		return err
+	} else {
+		// One that cannot be read does not hide the others.
+		list, err = store.List()
 	}
 	if *asJSON {
-		return writeJSON(stdout, orEmpty(list))
+		return errors.Join(writeJSON(stdout, orEmpty(list)), err)
 	}
-	if len(list) == 0 {
+	if len(list) == 0 && err == nil {
 		fmt.Fprintln(stdout, "no downloads")
 	}
 	for _, st := range list {
@@ -169,7 +175,7 @@ func runShow(args []string, stdout io.Writer) error {
 			fmt.Fprintf(stdout, "  %-12s %-12s %s%s\n", s.Name, s.State, bytesText(s.Received), withColon(s.Error))
 		}
 	}
-	return nil
+	return err
 }
 
 func runVersions(ctx context.Context, args []string, stdout, stderr io.Writer) error {

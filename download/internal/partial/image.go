@@ -126,7 +126,7 @@ func (im *Image) own() (fresh bool, err error) {
 		_, statErr := os.Stat(name)
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
-			return false, fmt.Errorf("partial: %w", localError(name, err))
+			return false, fmt.Errorf("partial: %w", LocalError(name, err))
 		}
 		if err := Lock(f); err != nil {
 			_ = f.Close()
@@ -155,7 +155,7 @@ func (im *Image) load(fresh bool) error {
 	}
 	var err error
 	if im.hint, err = os.OpenFile(hintName(im.cfg.Path), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return fmt.Errorf("partial: %w", localError(im.cfg.Path, err))
+		return fmt.Errorf("partial: %w", LocalError(im.cfg.Path, err))
 	}
 	info, err := im.f.Stat()
 	if err != nil {
@@ -171,7 +171,7 @@ func (im *Image) load(fresh bool) error {
 	if im.stale {
 		// Hints about another file only make chunks bad.
 		if err := im.hint.Truncate(0); err != nil {
-			return fmt.Errorf("partial: %w", localError(im.cfg.Path, err))
+			return fmt.Errorf("partial: %w", LocalError(im.cfg.Path, err))
 		}
 	}
 	if err := im.Checkpoint(); err != nil {
@@ -185,7 +185,7 @@ func (im *Image) load(fresh bool) error {
 	pass := Passport{Envelope: im.cfg.Manifest.Envelope(), List: im.cfg.List}.encode()
 	if old, err := os.ReadFile(passportName(im.cfg.Path)); err != nil || !bytes.Equal(old, pass) {
 		if err := im.cfg.Writer.WriteFile(passportName(im.cfg.Path), pass, 0o644); err != nil {
-			return localError(im.cfg.Path, err)
+			return LocalError(im.cfg.Path, err)
 		}
 	}
 	return reserve(im.f, im.cfg.Path, size)
@@ -352,11 +352,11 @@ func (im *Image) Checkpoint() error {
 	}
 	if len(fresh) > 0 {
 		if err := datasync(im.f); err != nil {
-			return fmt.Errorf("partial: sync %q: %w", im.cfg.Path, localError(im.cfg.Path, err))
+			return fmt.Errorf("partial: sync %q: %w", im.cfg.Path, LocalError(im.cfg.Path, err))
 		}
 	}
 	if err := im.cfg.Writer.WriteFile(journalName(im.cfg.Path), j.encode(), 0o600); err != nil {
-		return localError(im.cfg.Path, err)
+		return LocalError(im.cfg.Path, err)
 	}
 	im.mu.Lock()
 	defer im.mu.Unlock()
@@ -389,7 +389,7 @@ func (im *Image) Finish(ctx context.Context) error {
 		return fmt.Errorf("partial: %w", err)
 	}
 	if err := im.f.Sync(); err != nil {
-		return fmt.Errorf("partial: sync %q: %w", im.cfg.Path, localError(im.cfg.Path, err))
+		return fmt.Errorf("partial: sync %q: %w", im.cfg.Path, LocalError(im.cfg.Path, err))
 	}
 	if err := im.cfg.Writer.Rename(partName(im.cfg.Path), im.cfg.Path); err != nil {
 		return err
@@ -409,7 +409,7 @@ func (im *Image) dropPartial() error {
 	}
 	pass := Passport{Envelope: im.cfg.Manifest.Envelope(), List: im.cfg.List}.encode()
 	if err := im.cfg.Writer.WriteFile(passportName(im.cfg.Path), pass, 0o644); err != nil {
-		return localError(im.cfg.Path, err)
+		return LocalError(im.cfg.Path, err)
 	}
 	err := im.f.Close()
 	im.f = nil
@@ -432,7 +432,7 @@ func (im *Image) fail(err error) {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	if im.writeErr == nil {
-		im.writeErr = localError(im.cfg.Path, err)
+		im.writeErr = LocalError(im.cfg.Path, err)
 	}
 }
 

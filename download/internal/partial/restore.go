@@ -255,9 +255,9 @@ func readBounded(name string, limit int) ([]byte, error) {
 	return data, err
 }
 
-// localError turns what a full, over-quota or read-only file system says into
+// LocalError turns what a full, over-quota or read-only file system says into
 // the error that callers look for.
-func localError(path string, err error) error {
+func LocalError(path string, err error) error {
 	var space *SpaceError
 	if errors.As(err, &space) {
 		return err
