@@ -67,6 +67,8 @@ func (m *Manager) Ingest(ctx context.Context, name string, text []byte) (*Ingest
 		m.counters.importSuccess.Add(1)
 	}
 	if ev.name == "" {
+		// It was refused before there was anything to check.
+		report = &Ingested{Name: capped(name), Checks: []Check{}}
 		m.audit(ctx, "system.ingest_certificate", "Ingested certificate: "+capped(name), err, map[string]any{"name": capped(name)})
 		return report, err
 	}

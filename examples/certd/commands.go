@@ -213,7 +213,14 @@ func trust(ctx context.Context, c *cli, args []string) error {
 		}
 		return err
 	case "remove":
-		return s.m.RemoveTrust(ctx, *name)
+		if err := s.m.RemoveTrust(ctx, *name); err != nil {
+			return err
+		}
+		if c.json {
+			return c.printJSON(map[string]any{"name": *name, "removed": true})
+		}
+		_, err := fmt.Fprintf(c.stdout, "bundle %s is not trusted any more\n", *name)
+		return err
 	}
 	bundles := s.m.Trusted()
 	if c.json {

@@ -87,10 +87,21 @@ func TestRevocation(t *testing.T) {
 		}))
 		return files
 	}
+	// Damage is for the keeper of the directory to mend.
+	master := filepath.Join(lists, "master.crl-index")
+	data, err := os.ReadFile(master)
+	require.NoError(t, err)
+	data[len(data)/2] ^= 1
+	require.NoError(t, os.WriteFile(master+".new", data, 0o600))
+	require.NoError(t, os.Rename(master+".new", master))
 	before := tree()
 	out, err = ingest(good)
-	require.NoError(t, err, out)
+	require.Error(t, err)
+	require.Contains(t, out, "revocation-unknown")
 	require.Equal(t, before, tree())
+	require.Len(t, both().Lists(), 2)
+	out, err = ingest(good)
+	require.NoError(t, err, out)
 
 	// The adapter is what package pki asks for.
 	third := newAuthority(t)

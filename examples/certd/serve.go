@@ -38,10 +38,11 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	if len(users) == 0 {
 		logger.Warn("nobody can log in; certd init -user NAME -password-file F adds a user")
 	}
-	auth, err := jwtauth.New(jwtauth.Config{Users: users})
+	keeper, err := jwtauth.New(jwtauth.Config{Users: users})
 	if err != nil {
 		return err
 	}
+	auth := &userFile{Authenticator: keeper, c: c, logger: logger}
 	handler, err := rest.New(rest.Config{Manager: s.m, Auth: auth, Events: s.audit, Logger: logger})
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package jwtauth
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
 	"crypto/pbkdf2"
 	"crypto/rand"
 	"crypto/sha256"
@@ -149,11 +150,11 @@ type Config struct {
 // Authenticator checks passwords and tokens. It is safe for concurrent use.
 type Authenticator struct {
 	cfg    Config
-	users  map[string]User
-	ghost  User // stands in for unknown users
 	secret []byte
 
 	mu       sync.Mutex
+	users    map[string]User
+	ghost    User // stands in for unknown users
 	limiters map[string]*rate.Limiter
 	all      *rate.Limiter
 	// hashing is held while a password is checked, so that many attempts at
@@ -181,16 +182,46 @@ func New(cfg Config) (*Authenticator, error) {
 		cfg.Now = time.Now
 	}
 	a := &Authenticator{
-		cfg: cfg, users: map[string]User{}, secret: make([]byte, 32), limiters: map[string]*rate.Limiter{},
+		cfg: cfg, secret: make([]byte, 32), limiters: map[string]*rate.Limiter{},
 		all: rate.NewLimiter(rate.Every(cfg.Every/overall), overall*cfg.Burst), hashing: make(chan struct{}, 1), derive: User.derive,
 	}
 	_, _ = rand.Read(a.secret) // never fails (crypto/rand)
-	a.ghost = User{Iterations: iterations, Salt: make([]byte, saltSize), Hash: make([]byte, hashSize)}
-	for _, u := range cfg.Users {
-		a.users[u.Name] = u
-		a.ghost.Iterations = u.Iterations
-	}
+	a.SetUsers(cfg.Users)
 	return a, nil
+}
+
+// SetUsers replaces those who may log in. Tokens of a user who is gone, or whose
+// password was changed, end at once; others stay valid.
+func (a *Authenticator) SetUsers(list []User) {
+	ghost := User{Iterations: iterations, Salt: make([]byte, saltSize), Hash: make([]byte, hashSize)}
+	users := map[string]User{}
+	for _, u := range list {
+		users[u.Name] = u
+		ghost.Iterations = u.Iterations
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.users, a.ghost = users, ghost
+}
+
+// user returns a user, or one that stands in for who is not known.
+func (a *Authenticator) user(name string) (u User, known bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if u, known = a.users[name]; !known {
+		u = a.ghost
+	}
+	return u, known
+}
+
+// tokenKey is what the tokens of a user are signed with. It changes with the
+// password.
+func (a *Authenticator) tokenKey(u User) []byte {
+	h := hmac.New(sha256.New, a.secret)
+	_, _ = h.Write(u.Salt) // each password has a salt of its own
+	_, _ = h.Write(u.Hash)
+	_, _ = h.Write([]byte(u.Name))
+	return h.Sum(nil)
 }
 
 // allow counts an attempt. A limiter is made at the first attempt, for users who
@@ -264,10 +295,7 @@ func (a *Authenticator) Login(ctx context.Context, from, user, password string) 
 	case <-ctx.Done():
 		return "", time.Time{}, ctx.Err()
 	}
-	u, known := a.users[user]
-	if !known {
-		u = a.ghost
-	}
+	u, known := a.user(user)
 	hash, err := a.derive(u, password)
 	if err != nil {
 		return "", time.Time{}, err
@@ -275,7 +303,7 @@ func (a *Authenticator) Login(ctx context.Context, from, user, password string) 
 	if subtle.ConstantTimeCompare(hash, u.Hash) != 1 || !known {
 		return "", time.Time{}, ErrRefused
 	}
-	return a.issue(u.Name)
+	return a.issue(u)
 }
 
 type claims struct {
@@ -285,17 +313,17 @@ type claims struct {
 	jwt.RegisteredClaims
 }
 
-func (a *Authenticator) issue(user string) (string, time.Time, error) {
+func (a *Authenticator) issue(u User) (string, time.Time, error) {
 	now := a.cfg.Now()
 	end := now.Add(a.cfg.Lifetime)
 	token := jwt.NewWithClaims(jwt.SigningMethodHS256, claims{
-		Name: user, Roles: []string{"admin"}, Scopes: []string{"configure", "show-commands"},
+		Name: u.Name, Roles: []string{"admin"}, Scopes: []string{"configure", "show-commands"},
 		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer: issuer, Subject: user, ID: rand.Text(),
+			Issuer: issuer, Subject: u.Name, ID: rand.Text(),
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(end),
 		},
 	})
-	s, err := token.SignedString(a.secret)
+	s, err := token.SignedString(a.tokenKey(u))
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("jwtauth: token: %w", err)
 	}
@@ -308,13 +336,17 @@ func (a *Authenticator) Authenticate(_ context.Context, token string) (string, e
 		return "", ErrToken
 	}
 	var c claims
-	_, err := jwt.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return a.secret, nil },
+	key := func(*jwt.Token) (any, error) {
+		u, known := a.user(c.Subject)
+		if !known {
+			return nil, ErrToken
+		}
+		return a.tokenKey(u), nil
+	}
+	_, err := jwt.ParseWithClaims(token, &c, key,
 		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithIssuer(issuer), jwt.WithExpirationRequired(),
 		jwt.WithIssuedAt(), jwt.WithTimeFunc(a.cfg.Now), jwt.WithStrictDecoding())
 	if err != nil {
-		return "", ErrToken
-	}
-	if _, ok := a.users[c.Subject]; !ok {
 		return "", ErrToken
 	}
 	return c.Subject, nil

@@ -139,6 +139,34 @@ func TestNobodyIsLockedOut(t *testing.T) {
 	require.NoError(t, err)
 }
 
+func TestUsersChange(t *testing.T) {
+	t.Parallel()
+	a := authenticator(t, &clock{time.Now()})
+	admin, err := jwtauth.NewTestUser("admin", "TheAdminPassword1234")
+	require.NoError(t, err)
+	other, err := jwtauth.NewTestUser("other", "TheOtherPassword1234")
+	require.NoError(t, err)
+	a.SetUsers([]jwtauth.User{admin, other})
+	first, _, err := a.Login(t.Context(), home, "admin", "TheAdminPassword1234")
+	require.NoError(t, err)
+	second, _, err := a.Login(t.Context(), home, "other", "TheOtherPassword1234")
+	require.NoError(t, err)
+	changed, err := jwtauth.NewTestUser("admin", "AnotherPassword1234")
+	require.NoError(t, err)
+	a.SetUsers([]jwtauth.User{changed, other})
+	_, err = a.Authenticate(t.Context(), first)
+	require.ErrorIs(t, err, jwtauth.ErrToken, "it was given for the old password")
+	_, err = a.Authenticate(t.Context(), second)
+	require.NoError(t, err)
+	_, _, err = a.Login(t.Context(), home, "admin", "TheAdminPassword1234")
+	require.ErrorIs(t, err, jwtauth.ErrRefused)
+	_, _, err = a.Login(t.Context(), home, "admin", "AnotherPassword1234")
+	require.NoError(t, err)
+	a.SetUsers([]jwtauth.User{changed})
+	_, err = a.Authenticate(t.Context(), second)
+	require.ErrorIs(t, err, jwtauth.ErrToken)
+}
+
 func TestForgedTokens(t *testing.T) {
 	t.Parallel()
 	c := &clock{time.Now()}
