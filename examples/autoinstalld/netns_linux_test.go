@@ -68,7 +68,7 @@ func (s *site) addNamespace(t *testing.T, name string) {
 	t.Helper()
 	out, err := exec.Command("ip", "netns", "add", name).CombinedOutput()
 	if err != nil {
-		t.Skipf("no network namespaces here: %s", out)
+		peer.Missing(t, "no network namespaces here: %s", out)
 	}
 	t.Cleanup(func() {
 		if out, err := exec.Command("ip", "netns", "del", name).CombinedOutput(); err != nil {

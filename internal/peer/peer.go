@@ -38,6 +38,13 @@ func NeedRoot(tb testing.TB) {
 	}
 }
 
+// Missing ends a test for something that a machine has or has not, such as
+// network namespaces: as a failure where peers are required.
+func Missing(tb testing.TB, format string, args ...any) {
+	tb.Helper()
+	missing(tb, format, args...)
+}
+
 // NeedTestdata returns the path of a file or folder of the conformance data
 // that is kept beside the project. It is found where MOORING_TESTDATA points,
 // or in ../shared/testdata seen from the root of the module. The data is not
