@@ -18,8 +18,8 @@
 //
 // What is resumed is bound to the image's identity out of the signed manifest
 // and to nothing else, so a download goes on after a cut, a pause, a crash, a
-// restart, and from another source. Every chunk is hashed once, while it
-// arrives; a chunk that is wrong is fetched again, and a source that keeps
+// restart, and from another source. Every chunk is hashed while it arrives, and
+// once more before the image gets its name if an earlier process fetched it; a chunk that is wrong is fetched again, and a source that keeps
 // sending wrong bytes is left out and named. Verified chunks are never fetched
 // again.
 //
