@@ -57,7 +57,7 @@ func failed(findings []Finding) bool {
 // it says so in one finding. The error is that of ctx.
 func (h *Handler) Check(ctx context.Context) ([]Finding, error) {
 	var findings []Finding
-	err := h.exclusive(func() error {
+	err := h.exclusive(ctx, func() error {
 		found, err := h.slots.Load()
 		if len(found) > 0 && found[0].Complete {
 			findings = []Finding{{Requirement: "not enabled yet", OK: true, Detail: "configuration integrity is enabled on this system already"}}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -223,4 +224,26 @@ func TestKeyMovesBetweenKindsOfPolicies(t *testing.T) {
 			r.requireSecrets(t)
 		}
 	})
+}
+
+// TestRestartAfterAnInterruptedMove has the records of two kinds of policies, and
+// a service that is started again after the key was capped.
+func TestRestartAfterAnInterruptedMove(t *testing.T) {
+	r := newRig(t, newFakeDisk(t), newSimMachine(tpmsim.Backends()[0])(t), bootLiteral, integrity.ModeDirect)
+	require.NoError(t, r.handler(t).Enable(t.Context()))
+	r.writeSecrets(t)
+	files, err := filepath.Glob(filepath.Join(r.state, "record-*"))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	old, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	r.powerCycle(t)
+	r.machine.sign(t, 16, false)
+	require.NoError(t, r.handler(t).Rewrap(t.Context(), r.machine.wrapper(t, bootSigned)))
+	// The power was cut before the old record was dropped.
+	require.NoError(t, os.WriteFile(files[0], old, 0o600))
+	r.powerCycle(t)
+	require.NoError(t, r.handler(t).RunOnce(t.Context()))
+	require.NoError(t, r.handler(t).RunOnce(t.Context()), "the old record vouches for what is open")
+	r.requireSecrets(t)
 }

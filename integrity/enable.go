@@ -27,7 +27,7 @@ import (
 // [ErrAlreadyEnabled] on a system that is enabled, and a [*CheckError] when the
 // system does not meet the requirements; nothing was changed then.
 func (h *Handler) Enable(ctx context.Context) error {
-	err := h.exclusive(func() error { return h.enable(ctx) })
+	err := h.exclusive(ctx, func() error { return h.enable(ctx) })
 	h.event(ctx, "system.enable_integrity", "enable configuration integrity", err)
 	return err
 }
@@ -271,7 +271,7 @@ func (h *Handler) encryptOne(m *record.Manifest, raw []byte, e record.Entry) err
 // one. An interruption at any point leaves a record that opens. Afterwards the
 // product configures next for good; this Handler goes on with the old wrapper.
 func (h *Handler) Rewrap(ctx context.Context, next KeyWrapper) error {
-	err := h.exclusive(func() error { return h.rewrap(ctx, next) })
+	err := h.exclusive(ctx, func() error { return h.rewrap(ctx, next) })
 	h.event(ctx, "system.rewrap_integrity_key", "wrap the configuration integrity key anew", err)
 	return err
 }

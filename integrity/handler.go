@@ -183,14 +183,24 @@ func (noGate) Allow(context.Context) error         { return nil }
 
 var errInUse = errors.New("another integrity handler is at work")
 
-// exclusive runs f while no other Handler works on the state directory.
-func (h *Handler) exclusive(f func() error) error {
+// exclusive runs f while no other Handler works on the state directory. It waits
+// for one that does, such as a check during the start, up to lockWait.
+func (h *Handler) exclusive(ctx context.Context, f func() error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.cfg.writer.MkdirAll(h.cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("integrity: state directory: %w", err)
 	}
 	unlock, err := lockDir(h.cfg.StateDir)
+	for waited := time.Duration(0); errors.Is(err, errInUse) && waited < lockWait && ctx.Err() == nil; waited += lockPoll {
+		t := time.NewTimer(lockPoll)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+		case <-t.C:
+			unlock, err = lockDir(h.cfg.StateDir)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("integrity: state directory %q: %w", h.cfg.StateDir, err)
 	}

@@ -10,6 +10,10 @@ const (
 	// counts as an integrity event, transientWait how long between.
 	transientTries = 3
 	transientWait  = 300 * time.Millisecond
+	// lockWait is how long a Handler waits for another one at work, longer than
+	// an operation on the TPM may take; lockPoll is how often it looks.
+	lockWait = 90 * time.Second
+	lockPoll = 50 * time.Millisecond
 	// maxStateFile bounds the file of the last event.
 	maxStateFile = 64 << 10
 	// maxConsoles bounds how many terminals hear of an emergency.

@@ -113,7 +113,7 @@ func (h *Handler) directoryStatus(e record.Entry) DirectoryStatus {
 // from the kernel. It is idempotent. [ErrBusy] means that open files keep parts
 // readable. It works without the wrapper.
 func (h *Handler) Lock(ctx context.Context) error {
-	err := h.exclusive(func() error { return h.lock(ctx) })
+	err := h.exclusive(ctx, func() error { return h.lock(ctx) })
 	h.event(ctx, "system.lock_integrity", "lock protected directories", err)
 	return err
 }

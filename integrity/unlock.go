@@ -23,7 +23,7 @@ import (
 func (h *Handler) Unlock(ctx context.Context) error {
 	wait := transientWait
 	for try := 1; ; try++ {
-		err := h.exclusive(func() error { return h.unlock(ctx) })
+		err := h.exclusive(ctx, func() error { return h.unlock(ctx) })
 		if err == nil || try == transientTries || !transient(err) {
 			return err
 		}
@@ -44,7 +44,7 @@ func transient(err error) bool {
 	case cause.NoTPM, cause.Timeout, cause.TPMFailed:
 		return true
 	}
-	return errors.Is(err, errInUse)
+	return false
 }
 
 func (h *Handler) unlock(ctx context.Context) error {
@@ -54,7 +54,7 @@ func (h *Handler) unlock(ctx context.Context) error {
 	}
 	key, rec, vouched, err := h.unwrap(ctx, found)
 	if withheld(err) {
-		if done, oerr := h.alreadyOpen(ctx, found[0]); done || oerr != nil {
+		if done, oerr := h.alreadyOpen(ctx, rec); done || oerr != nil {
 			return oerr
 		}
 	}
@@ -127,12 +127,12 @@ func withheld(err error) bool {
 // still, so the anchor alone vouches for the manifest. It returns false where the
 // key is needed after all, and an error for a directory that is not the protected
 // one.
-func (h *Handler) alreadyOpen(ctx context.Context, newest record.Found) (bool, error) {
+func (h *Handler) alreadyOpen(ctx context.Context, rec record.Found) (bool, error) {
 	a, ok := h.cfg.Wrapper.(Anchor)
-	if !ok || !newest.Complete {
+	if !ok || !rec.Complete {
 		return false, nil
 	}
-	m, err := record.ParseManifest(newest.Manifest)
+	m, err := record.ParseManifest(rec.Manifest)
 	if err != nil {
 		return false, cause.At(cause.RecordCorrupt, h.cfg.StateDir, err)
 	}
@@ -140,7 +140,7 @@ func (h *Handler) alreadyOpen(ctx context.Context, newest record.Found) (bool, e
 	if err != nil {
 		return false, err
 	}
-	if !committed || binding != newest.Binding() {
+	if !committed || binding != rec.Binding() {
 		return false, cause.New(cause.ManifestForged, errNotVouched)
 	}
 	if err := h.verifyCovered(m); err != nil {
@@ -161,25 +161,28 @@ func (h *Handler) alreadyOpen(ctx context.Context, newest record.Found) (bool, e
 
 var errNotVouched = errors.New("integrity: the wrapper does not vouch for the manifest")
 
-// unwrap opens the newest record that opens. The error is that of the newest.
+// unwrap opens the newest record that opens. The error is that of the newest that
+// is only withheld in this boot, which is returned with it, or that of the newest
+// of all: after an interrupted Rewrap the newest may be one for another wrapper.
 func (h *Handler) unwrap(ctx context.Context, found []record.Found) (*secmem.Buffer, record.Found, bool, error) {
 	key, err := secmem.New(KeySize)
 	if err != nil {
 		return nil, record.Found{}, false, cause.New(cause.Kernel, err)
 	}
 	var first error
+	var closed record.Found
 	for _, rec := range found {
 		binding := rec.Binding()
 		vouched, err := h.cfg.Wrapper.Unwrap(ctx, rec.Wrapped, binding[:], key.Bytes())
 		if err == nil {
 			return key, rec, vouched, nil
 		}
-		if first == nil {
-			first = err
+		if first == nil || (withheld(err) && !withheld(first)) {
+			first, closed = err, rec
 		}
 	}
 	key.Destroy()
-	return nil, record.Found{}, false, fmt.Errorf("integrity: unwrap key: %w", first)
+	return nil, closed, false, fmt.Errorf("integrity: unwrap key: %w", first)
 }
 
 // vetted returns the manifest of a record that was unwrapped, if it may be used.

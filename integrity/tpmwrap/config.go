@@ -36,8 +36,9 @@ const (
 // allows every state in which the TPM can be used at all.
 type Policy struct {
 	// PCRs asks for the values that these registers have when the key is
-	// wrapped. Any change of firmware or system then needs the key to be
-	// wrapped anew beforehand: prefer a signed policy.
+	// wrapped. That is always the present state, so before a change of firmware
+	// or system the key is wrapped for another kind of policy, and for this one
+	// again after the restart: prefer a signed policy.
 	PCRs []uint
 	// Bank is the bank of PCRs; empty means [pcrpolicy.SHA256]. A signed policy
 	// says its own.
