@@ -121,9 +121,9 @@ func TestAnswers(t *testing.T) {
 		"busy with a date":      {head(503, "Retry-After", "Fri, 31 Dec 1999 23:59:59 GMT"), download.FaultBusy},
 		"unavailable":           {head(503), download.FaultStatus},
 		"broken":                {head(500), download.FaultStatus},
-		"redirected for ever":   {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, 302) }, download.FaultProtocol},
+		"redirected for ever":   {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, download.FaultProtocol},
 		"connection reset":      {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, download.FaultConnection},
-		"redirected to another": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "ftp://x/", 302) }, download.FaultConnection},
+		"redirected to another": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "ftp://x/", http.StatusFound) }, download.FaultConnection},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(tc.h)

@@ -105,7 +105,7 @@ func withoutTime(_ []string, a slog.Attr) slog.Attr {
 
 // network says where to look.
 func (f *runFlags) network(cfg *autoinstall.Config) error {
-	fetch := autoinstall.FetchConfig{}
+	fetch := autoinstall.FetchConfig{ClockFloor: buildTime()}
 	if f.ca != "" {
 		roots, _, err := readRoots(f.ca)
 		if err != nil {
