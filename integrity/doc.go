@@ -45,4 +45,7 @@
 //
 // Package cause names every failure. Packages fscrypt and pcrpolicy can be used
 // on their own. The file formats have version numbers and are kept readable.
+//
+// The package is larger than its siblings, because a handler, the files that it
+// keeps and the reports that it writes change together.
 package integrity

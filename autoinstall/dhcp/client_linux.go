@@ -64,6 +64,10 @@ func (c *Client) discover4(ctx context.Context) (*autoinstall.Location, error) {
 	defer client.Close()
 	lease, answer, err := c.lease4(ctx, client)
 	if err != nil {
+		if lease != nil {
+			// The address was taken before what came with it was refused.
+			err = errors.Join(err, client.Release(lease))
+		}
 		return nil, err
 	}
 	loc, err := c.location(answer, addrs(lease.ACK.DNS()))

@@ -29,4 +29,7 @@
 // The library below copies secrets through ordinary memory for the length of
 // one command. Responses are wiped afterwards, intermediate buffers of the
 // library cannot be.
+//
+// The package is larger than its siblings, because both wrappers share sessions,
+// policies, anchor and counter, none of which is of use alone.
 package tpmwrap
