@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net/url"
@@ -23,6 +22,7 @@ import (
 	_ "modernc.org/sqlite"
 
 	"github.com/mooringlib/mooring"
+	"github.com/mooringlib/mooring/internal/pemfile"
 	"github.com/mooringlib/mooring/sco"
 	"github.com/mooringlib/mooring/sco/sqlstore"
 )
@@ -238,44 +238,11 @@ func readHostKey(dir string) (ssh.Signer, error) {
 	return key, nil
 }
 
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("%q is larger than %d bytes", path, maxFile)
-	}
-	return b, err
-}
+func readFile(path string) ([]byte, error) { return pemfile.Read(path, maxFile) }
 
 // readCertificates reads the certificates of a PEM file, at least one.
 func readCertificates(path string) ([]*x509.Certificate, error) {
-	b, err := readFile(path)
-	if err != nil {
-		return nil, err
-	}
-	var out []*x509.Certificate
-	for {
-		var block *pem.Block
-		if block, b = pem.Decode(b); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("%q: certificate %d: %w", path, len(out)+1, err)
-		}
-		out = append(out, c)
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("%q holds no PEM certificate", path)
-	}
-	return out, nil
+	return pemfile.Certificates(path, maxFile)
 }
 
 func readCertificate(path string) (*x509.Certificate, error) {

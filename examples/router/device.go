@@ -7,12 +7,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/mooringlib/mooring/internal/pemfile"
 	"github.com/mooringlib/mooring/internal/tpmdev"
 	"github.com/mooringlib/mooring/internal/tpmkey"
 	"github.com/mooringlib/mooring/sco"
@@ -157,44 +157,11 @@ func (d *deviceFlags) loadTPMKey(b []byte) (crypto.Signer, func(), error) {
 	return key, func() { _ = errors.Join(key.Close(), tpm.Close()) }, nil
 }
 
-func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxInput+1))
-	if err == nil && len(b) > maxInput {
-		err = fmt.Errorf("%q is larger than %d bytes", path, maxInput)
-	}
-	return b, err
-}
+func readSmall(path string) ([]byte, error) { return pemfile.Read(path, maxInput) }
 
 // readChain reads a certificate and those that follow it.
 func readChain(path string) ([]*x509.Certificate, error) {
-	b, err := readSmall(path)
-	if err != nil {
-		return nil, err
-	}
-	var out []*x509.Certificate
-	for {
-		var block *pem.Block
-		if block, b = pem.Decode(b); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("%q: certificate %d: %w", path, len(out)+1, err)
-		}
-		out = append(out, c)
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("%q holds no PEM certificate", path)
-	}
-	return out, nil
+	return pemfile.Certificates(path, maxInput)
 }
 
 func runEK(ctx context.Context, args []string, std stdio) error {
